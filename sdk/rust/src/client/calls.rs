@@ -1,0 +1,122 @@
+//! Every call, one line each.
+
+use orrery_proto::v1;
+use tonic::Request;
+
+use super::{Client, Messages};
+use crate::error::Error;
+
+/// Unary calls. Each fails with [`Error`], whose code is the documented one.
+macro_rules! unary {
+    ($service:ident: $($(#[$doc:meta])* $name:ident($request:ident) -> $answer:ident;)*) => {
+        impl Client {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Errors
+                /// What the server refused it with, or UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered.
+                pub async fn $name(&self, request: v1::$request) -> Result<v1::$answer, Error> {
+                    let mut client = self.$service.clone();
+                    self.bounded(client.$name(self.request(request))).await
+                }
+            )*
+        }
+    };
+}
+
+/// Server-streaming calls.
+macro_rules! streaming {
+    ($service:ident: $($(#[$doc:meta])* $name:ident($request:ident) -> $answer:ident;)*) => {
+        impl Client {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Errors
+                /// What the server refused it with, or UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered.
+                pub async fn $name(&self, request: v1::$request) -> Result<Messages<v1::$answer>, Error> {
+                    let mut client = self.$service.clone();
+                    // No deadline in the header: it would end the stream, not only its beginning.
+                    self.bounded(client.$name(Request::new(request))).await.map(Messages)
+                }
+            )*
+        }
+    };
+}
+
+unary! { jobs:
+    /// Defines a job.
+    create_job(CreateJobRequest) -> Job;
+    /// Defines many jobs, all or nothing.
+    batch_create_jobs(BatchCreateJobsRequest) -> BatchCreateJobsResponse;
+    /// A page of jobs, newest first.
+    list_jobs(ListJobsRequest) -> ListJobsResponse;
+    /// Reads one job.
+    get_job(GetJobRequest) -> Job;
+    /// Replaces a job's definition.
+    update_job(UpdateJobRequest) -> Job;
+    /// Deletes a job; its history stays until retention.
+    delete_job(DeleteJobRequest) -> DeleteJobResponse;
+    /// Checks a definition without saving it.
+    validate_job(ValidateJobRequest) -> ValidateJobResponse;
+    /// Runs a job now.
+    trigger_job(TriggerJobRequest) -> Execution;
+    /// Runs many jobs now, all or nothing.
+    batch_trigger_jobs(BatchTriggerJobsRequest) -> BatchTriggerJobsResponse;
+    /// Stops firing until resumed.
+    pause_job(PauseJobRequest) -> Job;
+    /// Fires again after pause or stop.
+    resume_job(ResumeJobRequest) -> Job;
+    /// Stops firing and cancels what waits or runs.
+    stop_job(StopJobRequest) -> Job;
+    /// The next fires of a job.
+    preview_job(PreviewJobRequest) -> PreviewResponse;
+    /// Why a job is not running now.
+    explain_job(ExplainJobRequest) -> Explanation;
+    /// A page of the fires that did not happen, newest first.
+    list_omissions(ListOmissionsRequest) -> ListOmissionsResponse;
+}
+
+unary! { executions:
+    /// A page of executions, newest first.
+    list_executions(ListExecutionsRequest) -> ListExecutionsResponse;
+    /// Reads one execution with its attempts.
+    get_execution(GetExecutionRequest) -> Execution;
+    /// Totals, rates and durations over a range.
+    get_execution_stats(GetExecutionStatsRequest) -> ExecutionStats;
+    /// Cancels an execution.
+    cancel_execution(CancelExecutionRequest) -> Execution;
+    /// Runs a finished execution again, as a new one.
+    retry_execution(RetryExecutionRequest) -> Execution;
+    /// Why an execution has not run.
+    explain_execution(ExplainExecutionRequest) -> Explanation;
+    /// A page of what an execution printed, oldest first.
+    list_execution_logs(ListExecutionLogsRequest) -> ListExecutionLogsResponse;
+}
+
+streaming! { executions:
+    /// The execution at every change, until it is finished.
+    watch_execution(WatchExecutionRequest) -> Execution;
+    /// What the execution printed and prints, until it is finished.
+    follow_execution_logs(FollowExecutionLogsRequest) -> LogEntry;
+}
+
+unary! { scheduler:
+    /// The scheduler's state, coordinator by coordinator.
+    get_status(GetStatusRequest) -> Status;
+    /// The numbers of the caller's tenant.
+    get_metrics(GetMetricsRequest) -> Metrics;
+    /// A page of queues with their depth.
+    list_queues(ListQueuesRequest) -> ListQueuesResponse;
+    /// A page of agents with their load.
+    list_workers(ListWorkersRequest) -> ListWorkersResponse;
+    /// Tells an agent to take no further work.
+    drain_worker(DrainWorkerRequest) -> Worker;
+    /// The next or previous instants of a cron expression.
+    preview_cron(PreviewCronRequest) -> PreviewResponse;
+    /// A cron expression in words.
+    explain_cron(ExplainCronRequest) -> ExplainCronResponse;
+    /// Whether the process is well.
+    get_health(GetHealthRequest) -> Health;
+    /// Whether the process can take calls.
+    get_ready(GetReadyRequest) -> Ready;
+}

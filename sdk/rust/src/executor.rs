@@ -1,0 +1,190 @@
+//! What runs work: the contract between a worker session and the executors behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use orrery_proto::Json;
+use orrery_proto::v1::{ErrorType, LogStream};
+use tokio_util::sync::CancellationToken;
+
+/// One attempt of an execution, as its lease describes it.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// UUID of the execution.
+    pub execution_id: String,
+    /// The lease's epoch; it rises with every grant of the execution, so that targets can fence.
+    pub epoch: i64,
+    /// UUID of the job.
+    pub job_id: String,
+    /// The job's name.
+    pub job_name: String,
+    /// The tenant that owns the job.
+    pub tenant_id: String,
+    /// http, command, shell, python or function.
+    pub executor: String,
+    /// The job's config.
+    pub config: Json,
+    /// Parameters of this run, if any.
+    pub parameters: Option<Json>,
+    /// From 1.
+    pub attempt: i32,
+    /// The instant of the fire.
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// How long the attempt may take from its start.
+    pub timeout: Duration,
+    /// The same for all attempts of an execution.
+    pub idempotency_key: String,
+    /// W3C trace context to hand on to the target, if the execution is traced.
+    pub traceparent: Option<String>,
+}
+
+/// Why a task is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody cancelled it: stop in good order (SIGTERM, then SIGKILL after a grace).
+    Cancelled,
+    /// Its time is over: the same.
+    TimedOut,
+    /// The lease is lost: stop at once and without grace, since somebody else may already run it. No result is wanted.
+    Revoked,
+}
+
+/// Where a task's output goes. Implementations never block for long: what does not fit a budget is dropped and counted.
+pub trait Output: Send + Sync {
+    /// Takes a piece of output, cut wherever it was read.
+    fn log(&self, stream: LogStream, data: Bytes);
+    /// Reports progress, 0 to 100; values outside are clamped.
+    fn progress(&self, percent: i32);
+}
+
+/// What a running task is given beside itself.
+#[derive(Clone)]
+pub struct Context {
+    output: Arc<dyn Output>,
+    stop: CancellationToken,
+    revoked: CancellationToken,
+    reason: Arc<std::sync::OnceLock<StopReason>>,
+}
+
+impl Context {
+    /// A context that writes to `output`.
+    pub fn new(output: Arc<dyn Output>) -> Self {
+        Self { output, stop: CancellationToken::new(), revoked: CancellationToken::new(), reason: Arc::default() }
+    }
+
+    /// Writes output of the task.
+    pub fn log(&self, stream: LogStream, data: impl Into<Bytes>) {
+        self.output.log(stream, data.into());
+    }
+
+    /// Reports progress, 0 to 100.
+    pub fn progress(&self, percent: i32) {
+        self.output.progress(percent.clamp(0, 100));
+    }
+
+    /// Tells the task to stop. The first reason holds, but for [`StopReason::Revoked`], which hurries a stop under way: ask
+    /// [`Context::revoked`].
+    pub fn stop(&self, reason: StopReason) {
+        let _ = self.reason.set(reason);
+        if reason == StopReason::Revoked {
+            self.revoked.cancel();
+        }
+        self.stop.cancel();
+    }
+
+    /// Completes once the task is to stop, and says why.
+    pub async fn stopped(&self) -> StopReason {
+        self.stop.cancelled().await;
+        self.reason.get().copied().unwrap_or(StopReason::Cancelled)
+    }
+
+    /// Completes once the lease is lost, also where the task was being stopped already: whatever grace was given ends now.
+    pub async fn revoked(&self) {
+        self.revoked.cancelled().await;
+    }
+
+    /// Why the task is to stop, if it is.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.stop.is_cancelled().then(|| self.reason.get().copied().unwrap_or(StopReason::Cancelled))
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What it returned, also where it failed.
+    pub result: Option<Json>,
+    /// Set where it failed.
+    pub failure: Option<Failure>,
+    /// What it used, where that was measured.
+    pub usage: Usage,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Decides, with the job's retry policy, whether it is retried.
+    pub error_type: ErrorType,
+    /// For people; one line where possible.
+    pub message: String,
+    /// A stack trace, if there is one.
+    pub stack: String,
+    /// Overrides the policy, where set.
+    pub retryable: Option<bool>,
+}
+
+/// What an attempt used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// Peak resident memory in MiB.
+    pub memory_peak_mb: Option<f64>,
+    /// User and system time in milliseconds.
+    pub cpu_time_ms: Option<i64>,
+}
+
+impl Outcome {
+    /// A success.
+    pub fn success(result: Json) -> Self {
+        Self { result: Some(result), failure: None, usage: Usage::default() }
+    }
+
+    /// A failure without a result.
+    pub fn failure(error_type: ErrorType, message: impl Into<String>) -> Self {
+        let failure = Failure { error_type, message: message.into(), stack: String::new(), retryable: None };
+        Self { result: None, failure: Some(failure), usage: Usage::default() }
+    }
+
+    /// The same outcome with a result.
+    #[must_use]
+    pub fn with_result(mut self, result: Json) -> Self {
+        self.result = Some(result);
+        self
+    }
+
+    /// The same outcome with what it used.
+    #[must_use]
+    pub fn with_usage(mut self, usage: Usage) -> Self {
+        self.usage = usage;
+        self
+    }
+
+    /// The same failure with a stack trace; a success is left as it is.
+    #[must_use]
+    pub fn with_stack(mut self, stack: impl Into<String>) -> Self {
+        if let Some(failure) = &mut self.failure {
+            failure.stack = stack.into();
+        }
+        self
+    }
+}
+
+/// Runs tasks of one kind.
+#[async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Runs one attempt to its end. It must watch [`Context::stopped`] and end soon after; once it has returned, nothing of the
+    /// attempt may go on. The caller tells it when `task.timeout` is over and puts the right error type on what was stopped.
+    async fn run(&self, task: Task, context: Context) -> Outcome;
+}

@@ -1,0 +1,70 @@
+use orrery_proto::Json;
+use orrery_proto::v1::{ErrorType, ExecutionStatus, Finished};
+use serde::{Deserialize, Serialize};
+
+/// One line of a journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Line {
+    Finished(Box<Record>),
+    Forgotten { execution_id: String, epoch: i64 },
+}
+
+/// A result as it is kept. Its JSON stands there as a string, since the text may hold line breaks, and to keep it to the last digit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    execution_id: String,
+    epoch: i64,
+    status: ExecutionStatus,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error_type: Option<ErrorType>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    error_message: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    error_stack: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retryable: Option<bool>,
+    duration_ms: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_peak_mb: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cpu_time_ms: Option<i64>,
+}
+
+impl From<&Finished> for Record {
+    fn from(finished: &Finished) -> Self {
+        Self {
+            execution_id: finished.execution_id.clone(),
+            epoch: finished.epoch,
+            status: finished.status(),
+            result: finished.result.as_ref().map(|json| json.text.clone()),
+            error_type: Some(finished.error_type()).filter(|kind| *kind != ErrorType::Unspecified),
+            error_message: finished.error_message.clone(),
+            error_stack: finished.error_stack.clone(),
+            retryable: finished.retryable,
+            duration_ms: finished.duration_ms,
+            memory_peak_mb: finished.memory_peak_mb,
+            cpu_time_ms: finished.cpu_time_ms,
+        }
+    }
+}
+
+impl From<Record> for Finished {
+    fn from(record: Record) -> Self {
+        Self {
+            execution_id: record.execution_id,
+            epoch: record.epoch,
+            status: record.status.into(),
+            result: record.result.map(Json::new),
+            error_type: record.error_type.unwrap_or(ErrorType::Unspecified).into(),
+            error_message: record.error_message,
+            error_stack: record.error_stack,
+            retryable: record.retryable,
+            duration_ms: record.duration_ms,
+            memory_peak_mb: record.memory_peak_mb,
+            cpu_time_ms: record.cpu_time_ms,
+        }
+    }
+}

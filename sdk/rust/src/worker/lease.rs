@@ -1,0 +1,91 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orrery_proto::Json;
+use orrery_proto::v1::{Finished, HeldLease, Lease};
+
+use crate::executor::Task;
+
+/// Which grant of which execution: what every message about work names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct LeaseKey {
+    pub(super) execution_id: Arc<str>,
+    pub(super) epoch: i64,
+}
+
+impl LeaseKey {
+    pub(super) fn new(execution_id: &str, epoch: i64) -> Self {
+        Self { execution_id: execution_id.into(), epoch }
+    }
+
+    pub(super) fn held(&self) -> HeldLease {
+        HeldLease { execution_id: self.execution_id.to_string(), epoch: self.epoch }
+    }
+}
+
+impl From<&HeldLease> for LeaseKey {
+    fn from(held: &HeldLease) -> Self {
+        Self::new(&held.execution_id, held.epoch)
+    }
+}
+
+impl From<&Lease> for LeaseKey {
+    fn from(lease: &Lease) -> Self {
+        Self::new(&lease.execution_id, lease.epoch)
+    }
+}
+
+impl From<&Finished> for LeaseKey {
+    fn from(finished: &Finished) -> Self {
+        Self::new(&finished.execution_id, finished.epoch)
+    }
+}
+
+impl fmt::Display for LeaseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.execution_id, self.epoch)
+    }
+}
+
+/// The longest documented timeout of a job; holds where a lease names none, so that every attempt ends some day.
+const LONGEST: Duration = Duration::from_secs(604_800);
+
+/// The task of a lease, its timeout capped by the worker's own limit.
+pub(super) fn task_of(lease: Lease, cap: Option<Duration>) -> Task {
+    let given = u64::try_from(lease.timeout_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
+    let timeout = given.unwrap_or(LONGEST).min(cap.unwrap_or(LONGEST)).min(LONGEST);
+    Task {
+        execution_id: lease.execution_id,
+        epoch: lease.epoch,
+        job_id: lease.job_id,
+        job_name: lease.job_name,
+        tenant_id: lease.tenant_id,
+        executor: lease.executor,
+        config: lease.config.unwrap_or_else(|| Json::new("{}")),
+        parameters: lease.parameters.filter(|json| !json.text.is_empty()),
+        attempt: lease.attempt,
+        scheduled_at: lease.scheduled_at.and_then(|at| at.instant()),
+        timeout,
+        idempotency_key: lease.idempotency_key,
+        traceparent: Some(lease.traceparent).filter(|text| !text.is_empty()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_timeout_holds_and_none_is_no_excuse() {
+        let timeout = |timeout_ms, cap: Option<u64>| {
+            task_of(Lease { timeout_ms, ..Lease::default() }, cap.map(Duration::from_millis)).timeout
+        };
+        assert_eq!(timeout(500, None), Duration::from_millis(500));
+        assert_eq!(timeout(500, Some(300)), Duration::from_millis(300));
+        assert_eq!(timeout(500, Some(900)), Duration::from_millis(500));
+        assert_eq!(timeout(0, Some(900)), Duration::from_millis(900));
+        assert_eq!(timeout(-1, None), LONGEST);
+        assert_eq!(timeout(i64::MAX, None), LONGEST);
+    }
+}

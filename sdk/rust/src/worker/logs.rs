@@ -1,0 +1,150 @@
+//! The output of all tasks on its way to the coordinator: a bounded buffer that never makes a task wait.
+
+mod buffer;
+#[cfg(test)]
+mod tests;
+mod utf8;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use orrery_proto::v1::LogStream;
+use tokio::sync::Notify;
+
+pub(super) use self::buffer::Batch;
+use self::buffer::Inner;
+use super::lease::LeaseKey;
+
+/// The largest chunk.
+const CHUNK: usize = 64 * 1024;
+
+/// How much output is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// Of one attempt in all, in bytes.
+    pub(super) attempt: u64,
+    /// Of all attempts together, until it is acknowledged, in bytes.
+    pub(super) buffer: usize,
+}
+
+/// The buffer. Shared by the tasks, which write, and the one that ships.
+#[derive(Debug)]
+pub(super) struct Logs {
+    inner: Mutex<Inner>,
+    /// Something can be shipped.
+    grown: Notify,
+    /// Something has been acknowledged.
+    drained: Notify,
+}
+
+impl Logs {
+    pub(super) fn new(budget: Budget) -> Self {
+        Self { inner: Mutex::new(Inner::new(budget)), grown: Notify::new(), drained: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins the output of an attempt.
+    pub(super) fn open(&self, key: &LeaseKey, attempt: i32) {
+        self.lock().open(key, attempt);
+    }
+
+    /// Takes output of an attempt that is open; drops and counts what does not fit. A character that is not whole yet waits for its rest.
+    pub(super) fn push(&self, key: &LeaseKey, stream: LogStream, data: &[u8], at: DateTime<Utc>) {
+        let mut inner = self.lock();
+        let was_idle = inner.ready.is_empty();
+        inner.push(key, stream, data, at);
+        if inner.used >= CHUNK {
+            inner.urgent = true;
+        }
+        if (was_idle || inner.urgent) && !inner.ready.is_empty() {
+            self.grown.notify_one();
+        }
+    }
+
+    /// Ends the output of an attempt, says how much was dropped, and waits until all of it is stored, but no longer than `patience`.
+    pub(super) async fn close(&self, key: &LeaseKey, at: DateTime<Utc>, patience: Duration) {
+        if self.lock().close(key, at) {
+            return;
+        }
+        self.grown.notify_one();
+        let stored = async {
+            loop {
+                let drained = self.drained.notified();
+                tokio::pin!(drained);
+                // Registered before it looks: an acknowledgement between the look and the wait would be missed otherwise.
+                drained.as_mut().enable();
+                if !self.lock().tasks.contains_key(key) {
+                    return;
+                }
+                drained.await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, stored).await;
+    }
+
+    /// Forgets the output of an attempt whose lease is lost.
+    pub(super) fn discard(&self, key: &LeaseKey) {
+        self.lock().discard(key);
+        self.drained.notify_waiters();
+    }
+
+    /// Forgets all output; attempts that are open may go on.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+        self.drained.notify_waiters();
+    }
+
+    /// Waits until a batch should be shipped: at once if it is urgent, after `window` otherwise, so that small pieces are joined.
+    pub(super) async fn ready(&self, window: Duration) {
+        loop {
+            let grown = self.grown.notified();
+            let (some, urgent) = {
+                let inner = self.lock();
+                (!inner.ready.is_empty(), inner.urgent)
+            };
+            if some && urgent {
+                return;
+            }
+            if some {
+                let _ = tokio::time::timeout(window, self.urgent()).await;
+                return;
+            }
+            grown.await;
+        }
+    }
+
+    async fn urgent(&self) {
+        loop {
+            let grown = self.grown.notified();
+            if self.lock().urgent {
+                return;
+            }
+            grown.await;
+        }
+    }
+
+    /// The next batch, if there is output.
+    pub(super) fn take(&self) -> Option<Batch> {
+        self.lock().take()
+    }
+
+    /// A batch is stored.
+    pub(super) fn settle(&self, batch: &Batch) {
+        self.end(batch, true);
+    }
+
+    /// A batch is refused and given up; what was in it counts as dropped.
+    pub(super) fn give_up(&self, batch: &Batch) {
+        self.end(batch, false);
+    }
+
+    fn end(&self, batch: &Batch, stored: bool) {
+        self.lock().settle(batch, stored, Utc::now());
+        self.grown.notify_one();
+        self.drained.notify_waiters();
+    }
+}

@@ -1,0 +1,293 @@
+//! The loop that owns a worker's session: it moves messages between the stream, the state and the tasks, and does what the state says.
+
+pub(super) mod connection;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use orrery_proto::v1::{AgentMessage, Goodbye, Lease, Register, agent_message::Kind};
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use self::connection::{Connection, Event, Registration};
+use super::attempt::{Attempt, Ended, Stop, Workshop, panic_message};
+use super::finished::{Cause, Ending, conclude};
+use super::journal::{Journal, Left};
+use super::lease::{LeaseKey, task_of};
+use super::output::{ProgressBoard, TaskOutput};
+use super::ship::{Destination, ship};
+use super::state::{Action, Reconnect, State, Terms};
+use crate::executor::{Context, Executor};
+
+/// At most one progress message of a task in this time.
+const PROGRESS: Duration = Duration::from_millis(200);
+/// How long the coordinator may take to end the stream after the farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What a runner is made of.
+pub(super) struct Parts {
+    pub(super) terms: Terms,
+    pub(super) register: Register,
+    pub(super) executors: BTreeMap<String, Arc<dyn Executor>>,
+    pub(super) workshop: Arc<Workshop>,
+    /// The cap of every attempt.
+    pub(super) timeout_cap: Option<Duration>,
+    pub(super) connection: Connection,
+    pub(super) left: Left,
+}
+
+/// The loop's own data.
+pub(super) struct Runner {
+    state: State,
+    register: Register,
+    executors: BTreeMap<String, Arc<dyn Executor>>,
+    workshop: Arc<Workshop>,
+    timeout_cap: Option<Duration>,
+    connection: Connection,
+    tasks: JoinSet<Ended>,
+    keys: HashMap<Id, LeaseKey>,
+    stops: HashMap<LeaseKey, Stop>,
+    progress: Arc<ProgressBoard>,
+    progress_at: Instant,
+    destination: watch::Sender<Option<Destination>>,
+    /// The session that the next process is to resume.
+    kept: watch::Sender<Option<String>>,
+    keeper: AbortOnDropHandle<()>,
+    /// Work that the shutdown stopped may go on in this process, so its leases must not be given back before the process is gone.
+    left_behind: bool,
+    _shipper: AbortOnDropHandle<()>,
+}
+
+impl Runner {
+    pub(super) fn new(parts: Parts) -> Self {
+        let (destination, watched) = watch::channel(None);
+        let (kept, to_keep) = watch::channel(parts.left.session_id.clone());
+        let keeper = tokio::spawn(keep(parts.workshop.journal.clone(), to_keep));
+        let shipper = tokio::spawn(ship(parts.workshop.logs.clone(), watched));
+        Self {
+            state: State::new(parts.terms, parts.left),
+            register: parts.register,
+            executors: parts.executors,
+            workshop: parts.workshop,
+            timeout_cap: parts.timeout_cap,
+            connection: parts.connection,
+            tasks: JoinSet::new(),
+            keys: HashMap::new(),
+            stops: HashMap::new(),
+            progress: Arc::default(),
+            progress_at: Instant::now(),
+            destination,
+            kept,
+            keeper: AbortOnDropHandle::new(keeper),
+            left_behind: false,
+            _shipper: AbortOnDropHandle::new(shipper),
+        }
+    }
+
+    /// Runs until `shutdown` and the end of what ran then.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut leaving = false;
+        loop {
+            // Before any message is read: after a pause of the whole process, work on a session that ended meanwhile must not go on.
+            self.state.tick(Instant::now());
+            self.state.settle();
+            self.act();
+            if self.state.has_left(Instant::now()) {
+                break;
+            }
+            self.connect_if_due();
+            let due = self.state.deadline();
+            let Self { state, connection, tasks, progress, progress_at, .. } = &mut self;
+            let attached = state.is_attached();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if !leaving => {
+                    leaving = true;
+                    info!(running = state.running(), "shutting down; taking no further work");
+                    state.shut_down(Instant::now());
+                }
+                () = sleep_until(due.unwrap_or_else(far)), if due.is_some() => {}
+                event = connection.next(state.outbox()) => self.happened(event),
+                Some(joined) = tasks.join_next_with_id(), if !tasks.is_empty() => {
+                    self.ended(joined);
+                    // All that has ended by now, so that one message grants their slots.
+                    while let Some(joined) = self.tasks.try_join_next_with_id() {
+                        self.ended(joined);
+                    }
+                }
+                () = async { sleep_until(*progress_at).await; progress.changed().await }, if attached => {
+                    self.report_progress();
+                }
+            }
+        }
+        self.farewell().await;
+    }
+
+    /// Connects anew, where there is no stream, no attempt at one under way, and no delay to wait for.
+    fn connect_if_due(&mut self) {
+        // An attempt to resume a session that has been given up meanwhile would come back with leases that nobody works on.
+        if self.connection.claims_other_than(self.state.session_id()) {
+            self.connection.abandon();
+        }
+        if self.connection.is_due() {
+            let (session_id, held) = self.state.claim();
+            self.connection.start(Register { session_id, held, ..self.register.clone() });
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        match event {
+            Event::Due => {}
+            Event::Message(kind) => self.state.message(kind, Instant::now(), rand::random()),
+            Event::Registered(registration) => {
+                let Registration { registered, asked, sent_at, client } = *registration;
+                self.state.registered(&registered, &asked, sent_at, Instant::now());
+                let session_id = registered.session_id.clone();
+                self.kept.send_if_modified(|kept| {
+                    let old = kept.replace(session_id.clone());
+                    old.as_ref() != Some(&session_id)
+                });
+                info!(
+                    session = session_id,
+                    coordinator = registered.coordinator_id,
+                    resumed = registered.resumed,
+                    "registered"
+                );
+                self.destination.send_replace(Some(Destination { client, session_id }));
+            }
+            Event::Lost => self.detach(),
+        }
+    }
+
+    fn detach(&mut self) {
+        self.state.detached();
+        self.destination.send_replace(None);
+    }
+
+    /// Does what the state decided.
+    fn act(&mut self) {
+        for action in self.state.take_actions() {
+            match action {
+                Action::Start(lease) => self.start(*lease),
+                Action::Stop(key, cause) => {
+                    if let Some(stop) = self.stops.get(&key) {
+                        stop.stop(cause);
+                    }
+                }
+                Action::Forget(key) => self.workshop.journal.forget(&key.execution_id, key.epoch),
+                Action::DropLogs => self.workshop.logs.clear(),
+                Action::Part => {
+                    let outbox = self.with_goodbye();
+                    self.connection.part(outbox, FAREWELL);
+                    self.detach();
+                    self.kept.send_replace(None);
+                }
+                Action::Proven => self.connection.proven(),
+                Action::Reconnect(why) => {
+                    match why {
+                        Reconnect::Expired => warn!("the session is over; everything held under it is stopped"),
+                        Reconnect::Silent => warn!("heartbeats are not acknowledged; trying another coordinator"),
+                        Reconnect::Asked => info!("the coordinator goes away; moving to another"),
+                    }
+                    self.connection.leave(why == Reconnect::Asked);
+                    self.detach();
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, lease: Lease) {
+        let key = LeaseKey::from(&lease);
+        let task = task_of(lease, self.timeout_cap);
+        self.workshop.logs.open(&key, task.attempt);
+        let output = TaskOutput { key: key.clone(), logs: self.workshop.logs.clone(), progress: self.progress.clone() };
+        let context = Context::new(Arc::new(output));
+        let stop = Stop::new(context.clone());
+        self.stops.insert(key.clone(), stop.clone());
+        let attempt = Attempt {
+            key: key.clone(),
+            executor: self.executors.get(&task.executor).cloned(),
+            task,
+            context,
+            stop,
+            workshop: self.workshop.clone(),
+        };
+        let handle = self.tasks.spawn(attempt.run());
+        self.keys.insert(handle.id(), key);
+    }
+
+    fn ended(&mut self, joined: Result<(Id, Ended), JoinError>) {
+        let (id, ended) = match joined {
+            Ok((id, ended)) => (id, Some(ended)),
+            Err(error) => {
+                let id = error.id();
+                let message =
+                    if error.is_panic() { panic_message(error.into_panic().as_ref()) } else { "aborted".into() };
+                (id, self.keys.get(&id).map(|key| broken(key, message, &self.workshop)))
+            }
+        };
+        self.keys.remove(&id);
+        let Some(Ended { key, finished, left_behind }) = ended else { return };
+        self.left_behind |= left_behind && finished.is_none();
+        self.stops.remove(&key);
+        if let Some(percent) = self.progress.take(&key) {
+            self.state.progressed(&key, percent);
+        }
+        self.state.ended(&key, finished, Instant::now());
+    }
+
+    fn report_progress(&mut self) {
+        self.progress_at = Instant::now() + PROGRESS;
+        for (key, percent) in self.progress.take_all() {
+            self.state.progressed(&key, percent);
+        }
+    }
+
+    /// Everything has ended here. The session ends with it, and what the shutdown stopped is free for others at once; but not where a
+    /// result is still to be told by the next process, or something could not be stopped: then the session goes on to its expiry, or
+    /// until the next process resumes it.
+    async fn farewell(mut self) {
+        let goes_on = self.left_behind || (self.state.has_untold() && self.workshop.journal.keeps_session());
+        let outbox = if goes_on { std::mem::take(self.state.outbox()) } else { self.with_goodbye() };
+        if self.connection.finish(outbox, FAREWELL).await && !goes_on {
+            self.kept.send_replace(None);
+        }
+        drop(self.kept);
+        let _ = timeout(FAREWELL, self.keeper).await;
+        info!("left");
+    }
+
+    fn with_goodbye(&mut self) -> VecDeque<AgentMessage> {
+        let mut outbox = std::mem::take(self.state.outbox());
+        outbox.push_back(AgentMessage { kind: Some(Kind::Goodbye(Goodbye {})) });
+        outbox
+    }
+}
+
+/// Keeps the id of the session for the next process, the newest at last.
+async fn keep(journal: Arc<dyn Journal>, mut session: watch::Receiver<Option<String>>) {
+    while session.changed().await.is_ok() {
+        let id = session.borrow_and_update().clone();
+        if let Err(error) = journal.keep_session(id.as_deref()).await {
+            warn!(%error, "the session cannot be kept; after a restart its results cannot be told");
+        }
+    }
+}
+
+/// The end of an attempt whose own bookkeeping panicked, as in a journal of the caller's.
+fn broken(key: &LeaseKey, message: String, workshop: &Workshop) -> Ended {
+    let none = Duration::ZERO;
+    let finished = conclude(key, Ending::Panicked(message), None::<Cause>, none, none, workshop.limits);
+    workshop.logs.discard(key);
+    Ended { key: key.clone(), finished, left_behind: false }
+}
+
+/// An instant that does not come.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}

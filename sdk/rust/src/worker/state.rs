@@ -1,0 +1,390 @@
+//! The session as a machine without I/O: messages, ends of tasks and the clock go in; messages to send and actions to do come out. The
+//! loop in [`super::runner`] owns the only one.
+//!
+//! # Why work is never done twice at once
+//! A session lives in the database until `T + ttl`, where `T` is when the coordinator stored the heartbeat, which is later than when this
+//! worker sent it. The worker trusts the session only until `sent + ttl - margin`, on its monotonic clock, and stops everything then:
+//! before anybody else can be granted the same execution, as long as clocks run equally fast to within the margin.
+
+mod credits;
+mod drain;
+mod early;
+mod inbound;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use orrery_proto::v1::{
+    AgentMessage, Finished, Heartbeat, HeldLease, Lease, Progress, Registered, Started, agent_message::Kind,
+};
+use tokio::time::Instant;
+
+pub(super) use self::drain::Mode;
+use self::early::EarlyCancels;
+use self::session::{Attachment, Session};
+use super::finished::Cause;
+use super::journal::Left;
+use super::lease::LeaseKey;
+
+/// What is fixed for the life of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// How many tasks run at once.
+    pub(super) slots: u32,
+    /// How long tasks may go on after a shutdown began.
+    pub(super) drain_timeout: Duration,
+    /// How long to wait for acknowledgements after the last task ended in a shutdown.
+    pub(super) flush_timeout: Duration,
+    /// After how long without acknowledgement a result is sent again on the same stream.
+    pub(super) resend_after: Duration,
+}
+
+/// What the loop is to do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Action {
+    Start(Box<Lease>),
+    Stop(LeaseKey, Cause),
+    /// Remove a result from the journal.
+    Forget(LeaseKey),
+    /// Output of earlier tasks is wanted by nobody any more.
+    DropLogs,
+    /// Leave the stream and register again.
+    Reconnect(Reconnect),
+    /// The stream has proved good: forget earlier failures.
+    Proven,
+    /// End the session on this stream, and register for a new one.
+    Part,
+}
+
+/// Why to leave a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reconnect {
+    /// The session is no longer trusted.
+    Expired,
+    /// Heartbeats are not acknowledged.
+    Silent,
+    /// The coordinator asked to.
+    Asked,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    /// The lease is lost; the task is being stopped and its result is not wanted.
+    revoked: bool,
+}
+
+/// A result that the coordinator has not acknowledged.
+#[derive(Debug)]
+struct Kept {
+    finished: Finished,
+    /// Whether its lease belongs to the session of now. One of an earlier session is still told, but not claimed as held.
+    of_session: bool,
+    /// When it was last sent on this stream.
+    sent_at: Option<Instant>,
+}
+
+/// The whole state of a worker's session.
+#[derive(Debug)]
+pub(super) struct State {
+    terms: Terms,
+    session: Option<Session>,
+    /// The session of an earlier process, until a coordinator has said whether it lives.
+    inherited: Option<String>,
+    attachment: Option<Attachment>,
+    sequence: u64,
+    tasks: BTreeMap<LeaseKey, Running>,
+    /// Leases that wait for the end of an older grant of the same execution.
+    waiting: Vec<Lease>,
+    results: BTreeMap<LeaseKey, Kept>,
+    /// What the shutdown stopped before it was done. The end of the session gives these leases back.
+    unfinished: BTreeSet<LeaseKey>,
+    early: EarlyCancels,
+    mode: Mode,
+    outbox: VecDeque<AgentMessage>,
+    actions: Vec<Action>,
+}
+
+impl State {
+    /// A worker without session; `left` is what an earlier process left. Its results can be told under its session only.
+    pub(super) fn new(terms: Terms, left: Left) -> Self {
+        let kept = |finished: Finished| (LeaseKey::from(&finished), Kept { finished, of_session: true, sent_at: None });
+        let mut state = Self {
+            terms,
+            session: None,
+            inherited: left.session_id,
+            attachment: None,
+            sequence: 0,
+            tasks: BTreeMap::new(),
+            waiting: Vec::new(),
+            results: left.results.into_iter().map(kept).collect(),
+            unfinished: BTreeSet::new(),
+            early: EarlyCancels::default(),
+            mode: Mode::Serving,
+            outbox: VecDeque::new(),
+            actions: Vec::new(),
+        };
+        if state.inherited.is_none() {
+            state.drop_results();
+        }
+        state
+    }
+
+    /// The session to resume and what is held under it.
+    pub(super) fn claim(&self) -> (String, Vec<HeldLease>) {
+        match self.session_id() {
+            Some(id) => (id.to_owned(), self.held()),
+            None => (String::new(), Vec::new()),
+        }
+    }
+
+    /// The session of now, or the one to resume.
+    pub(super) fn session_id(&self) -> Option<&str> {
+        self.session.as_ref().map(|session| session.id.as_str()).or(self.inherited.as_deref())
+    }
+
+    pub(super) fn is_attached(&self) -> bool {
+        self.attachment.is_some()
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub(super) fn outbox(&mut self) -> &mut VecDeque<AgentMessage> {
+        &mut self.outbox
+    }
+
+    pub(super) fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// A coordinator has answered a registration that was sent at `sent_at` and asked to resume `asked` (empty: nothing).
+    pub(super) fn registered(&mut self, answer: &Registered, asked: &str, sent_at: Instant, now: Instant) {
+        let resumed = answer.resumed && !asked.is_empty() && self.session_id() == Some(answer.session_id.as_str());
+        if answer.resumed && !resumed {
+            // It was given up while the answer was under way. How much of its life is left is not known, so it cannot be trusted.
+            self.actions.push(Action::Reconnect(Reconnect::Expired));
+            return;
+        }
+        let ttl = Duration::from_millis(answer.ttl_ms.into());
+        let heartbeat = Duration::from_millis(answer.heartbeat_ms.into()).max(Duration::from_millis(10));
+        // The first answer decides about what an earlier process left.
+        let first = self.inherited.take().is_some();
+        let inherited = resumed && (first || self.session.as_ref().is_some_and(|session| session.inherited));
+        // Whether resuming renews the session is not promised, so only an acknowledged heartbeat prolongs the trust in it. Nothing runs
+        // under an inherited one, so it costs nothing to trust that.
+        let trusted_until = match &self.session {
+            Some(session) if resumed => session.trusted_until,
+            _ => sent_at + Session::trust(ttl),
+        };
+        if !resumed {
+            self.lose_session();
+            if first {
+                self.drop_results();
+            }
+        }
+        self.session = Some(Session { id: answer.session_id.clone(), ttl, heartbeat, trusted_until, inherited });
+        self.attachment = Some(Attachment {
+            credits: 0,
+            next_heartbeat: now,
+            unacknowledged: VecDeque::new(),
+            leave_at: None,
+            proven: false,
+        });
+        self.outbox.clear();
+        self.revoke_all(&answer.revoked);
+        if self.mode != Mode::Serving {
+            self.say_drain();
+        }
+        self.heartbeat(now);
+        // What was said on the stream before may be lost with it; repetitions do no harm.
+        let running = self.tasks.iter().filter(|(_, task)| !task.revoked).map(|(key, _)| key);
+        let started: Vec<LeaseKey> = running.chain(&self.unfinished).cloned().collect();
+        for key in started {
+            self.send(started_message(&key));
+        }
+        let untold: Vec<LeaseKey> = self.results.keys().cloned().collect();
+        for key in untold {
+            self.tell(&key, now);
+        }
+    }
+
+    /// The stream is lost. Tasks go on while the session is trusted.
+    pub(super) fn detached(&mut self) {
+        self.attachment = None;
+        self.outbox.clear();
+        for kept in self.results.values_mut() {
+            kept.sent_at = None;
+        }
+    }
+
+    /// A task has ended; `finished` is absent where its lease was lost, or the shutdown kept it from its end.
+    pub(super) fn ended(&mut self, key: &LeaseKey, finished: Option<Finished>, now: Instant) {
+        let revoked = self.tasks.remove(key).is_none_or(|task| task.revoked);
+        match finished {
+            Some(_) if revoked => self.actions.push(Action::Forget(key.clone())),
+            Some(finished) => {
+                self.results.insert(key.clone(), Kept { finished, of_session: true, sent_at: None });
+                self.tell(key, now);
+            }
+            None if !revoked => {
+                self.unfinished.insert(key.clone());
+            }
+            None => {}
+        }
+        if let Some(at) = self.waiting.iter().position(|lease| *lease.execution_id == *key.execution_id) {
+            let lease = self.waiting.swap_remove(at);
+            self.start(lease);
+        }
+    }
+
+    /// The newest progress of a task, already coalesced.
+    pub(super) fn progressed(&mut self, key: &LeaseKey, percent: i32) {
+        if self.attachment.is_some() && self.tasks.get(key).is_some_and(|task| !task.revoked) {
+            self.send(Kind::Progress(Progress {
+                execution_id: key.execution_id.to_string(),
+                epoch: key.epoch,
+                percent,
+            }));
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.session.as_ref().is_some_and(|session| now >= session.trusted_until) {
+            self.lose_session();
+            if self.attachment.is_some() {
+                self.actions.push(Action::Reconnect(Reconnect::Expired));
+            }
+        }
+        self.tick_stream(now);
+        self.tick_drain(now);
+    }
+
+    fn tick_stream(&mut self, now: Instant) {
+        let Some(patience) = self.session.as_ref().map(Session::patience) else { return };
+        let Some(attachment) = &mut self.attachment else { return };
+        if attachment.leave_at.is_some_and(|at| now >= at) {
+            self.actions.push(Action::Reconnect(Reconnect::Asked));
+        } else if attachment.unacknowledged.front().is_some_and(|(_, sent)| now >= *sent + patience) {
+            self.actions.push(Action::Reconnect(Reconnect::Silent));
+        } else if now >= attachment.next_heartbeat {
+            self.heartbeat(now);
+            self.resend(now);
+        }
+    }
+
+    /// When [`State::tick`] has something to do next.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let mut next = self.mode.deadline();
+        let mut sooner = |at: Instant| next = Some(next.map_or(at, |now| now.min(at)));
+        if let Some(session) = &self.session {
+            sooner(session.trusted_until);
+            if let Some(attachment) = &self.attachment {
+                sooner(attachment.next_heartbeat);
+                if let Some((_, sent)) = attachment.unacknowledged.front() {
+                    sooner(*sent + session.patience());
+                }
+                if let Some(at) = attachment.leave_at {
+                    sooner(at);
+                }
+            }
+        }
+        next
+    }
+
+    fn send(&mut self, kind: Kind) {
+        self.outbox.push_back(AgentMessage { kind: Some(kind) });
+    }
+
+    /// A heartbeat goes before everything else that waits: results that a slow stream holds up must not cost the session.
+    fn heartbeat(&mut self, now: Instant) {
+        let held = self.held();
+        self.sequence += 1;
+        let sequence = self.sequence;
+        if let (Some(attachment), Some(session)) = (&mut self.attachment, &self.session) {
+            attachment.unacknowledged.push_back((sequence, now));
+            attachment.next_heartbeat = now + session.heartbeat;
+            self.outbox.push_front(AgentMessage { kind: Some(Kind::Heartbeat(Heartbeat { sequence, held })) });
+        }
+    }
+
+    /// Sends a result, if there is a stream.
+    fn tell(&mut self, key: &LeaseKey, now: Instant) {
+        if self.attachment.is_none() {
+            return;
+        }
+        if let Some(kept) = self.results.get_mut(key) {
+            kept.sent_at = Some(now);
+            let finished = kept.finished.clone();
+            self.send(Kind::Finished(finished));
+        }
+    }
+
+    fn resend(&mut self, now: Instant) {
+        let after = self.terms.resend_after;
+        let late = |kept: &Kept| kept.sent_at.is_none_or(|sent| now >= sent + after);
+        let keys: Vec<LeaseKey> =
+            self.results.iter().filter(|(_, kept)| late(kept)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.tell(&key, now);
+        }
+    }
+
+    fn start(&mut self, lease: Lease) {
+        let key = LeaseKey::from(&lease);
+        self.tasks.insert(key.clone(), Running::default());
+        self.send(started_message(&key));
+        self.actions.push(Action::Start(Box::new(lease)));
+    }
+
+    /// All that is held under the session is lost, and the session with it. Results are still told: a coordinator refuses what is stale.
+    fn lose_session(&mut self) {
+        if self.session.take().is_none() {
+            return;
+        }
+        let keys: Vec<LeaseKey> = self.tasks.keys().cloned().collect();
+        for key in keys {
+            self.revoke_task(&key);
+        }
+        self.waiting.clear();
+        self.unfinished.clear();
+        for kept in self.results.values_mut() {
+            kept.of_session = false;
+        }
+        self.actions.push(Action::DropLogs);
+    }
+
+    /// Nobody wants the results that are kept.
+    fn drop_results(&mut self) {
+        for key in std::mem::take(&mut self.results).into_keys() {
+            self.actions.push(Action::Forget(key));
+        }
+    }
+
+    fn revoke_task(&mut self, key: &LeaseKey) -> bool {
+        let Some(task) = self.tasks.get_mut(key) else { return false };
+        if !task.revoked {
+            task.revoked = true;
+            self.actions.push(Action::Stop(key.clone(), Cause::Revoked));
+        }
+        true
+    }
+
+    fn revoke_all(&mut self, leases: &[HeldLease]) {
+        for key in leases.iter().map(LeaseKey::from) {
+            self.waiting.retain(|lease| LeaseKey::from(lease) != key);
+            self.unfinished.remove(&key);
+            if !self.revoke_task(&key) && self.results.remove(&key).is_some() {
+                self.actions.push(Action::Forget(key));
+            }
+        }
+    }
+}
+
+fn started_message(key: &LeaseKey) -> Kind {
+    Kind::Started(Started { execution_id: key.execution_id.to_string(), epoch: key.epoch })
+}
