@@ -1,0 +1,169 @@
+//! The agent itself: a worker session with the executors of this host.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use orrery_sdk::executor::Executor;
+use orrery_sdk::{Worker, WorkerError};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::AgentOptions;
+use crate::executor::executors;
+
+/// From the end of a process's own grace until the agent gives a stopped task up: killing it, and reading what it wrote last, take 3 s at
+/// most. With the usual grace of 5 s and what comes after ([`AFTER_GRACE`](orrery_sdk::worker::AFTER_GRACE)) a time-out is told within
+/// 12 s; coordinators wait 15 s. Longer graces than 8 s outlast that, and the work may be retried elsewhere while it still stops here.
+const BEYOND_GRACE: Duration = Duration::from_secs(4);
+
+/// Runs executions on this host.
+#[derive(Clone, Copy, Debug)]
+pub struct Agent;
+
+/// Why an agent cannot run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// `only` names what this agent does not have.
+    #[error("this agent has no executor {name:?}; it has: {known}")]
+    UnknownExecutor {
+        /// What was asked for.
+        name: String,
+        /// What there is, separated by commas.
+        known: String,
+    },
+    /// The session cannot run.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+impl Agent {
+    /// Runs until `shutdown`, then drains: takes no further work, waits for what runs, sends the results, and gives back what it had to stop.
+    /// Dropping the future instead kills
+    /// what runs; results that were not acknowledged are told by the next agent on the same data directory.
+    ///
+    /// # Errors
+    /// Where the options cannot be used, or another agent uses the data directory. Coordinators that cannot be reached are no error.
+    pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(), AgentError> {
+        let worker = worker(options)?;
+        Ok(worker.run(shutdown).await?)
+    }
+}
+
+fn worker(options: AgentOptions) -> Result<Worker, AgentError> {
+    let has_functions = options.functions.as_ref().is_some_and(|functions| functions.names().next().is_some());
+    let grace = options.executors.grace + BEYOND_GRACE;
+    let offered = restricted(executors(options.executors).into_iter().collect(), &options.only, has_functions)?;
+    let names: Vec<&str> = offered.keys().map(String::as_str).collect();
+    info!(
+        name = options.name,
+        version = env!("CARGO_PKG_VERSION"),
+        slots = options.slots,
+        executors = names.join(","),
+        coordinators = options.coordinators.join(","),
+        "starting"
+    );
+    let mut builder = Worker::builder()
+        .endpoints(options.coordinators)
+        .name(options.name)
+        .version(env!("CARGO_PKG_VERSION"))
+        .slots(options.slots)
+        .timeout_cap(options.timeout_cap)
+        .drain_timeout(options.drain_timeout)
+        .grace(grace);
+    if let Some(channel) = options.channel {
+        builder = builder.channel(channel);
+    }
+    if let Some(token) = options.token {
+        builder = builder.api_key(token);
+    }
+    for (key, value) in options.labels {
+        builder = builder.label(key, value);
+    }
+    for queue in options.queues {
+        builder = builder.queue(queue);
+    }
+    if let Some(functions) = options.functions.filter(|_| permits(&options.only, "function")) {
+        builder = builder.functions(functions);
+    }
+    for (name, executor) in offered {
+        builder = builder.executor(name, executor);
+    }
+    if let Some(directory) = options.data_dir {
+        builder = builder.journal_in(directory)?;
+    }
+    Ok(builder.build()?)
+}
+
+type Executors = BTreeMap<String, Arc<dyn Executor>>;
+
+fn permits(only: &[String], name: &str) -> bool {
+    only.is_empty() || only.iter().any(|allowed| allowed == name)
+}
+
+/// What is left of all executors where only some are wanted.
+fn restricted(mut all: Executors, only: &[String], has_functions: bool) -> Result<Executors, AgentError> {
+    for name in only {
+        let known = all.contains_key(name) || (has_functions && name == "function");
+        if !known {
+            let known = all.keys().cloned().collect::<Vec<_>>().join(", ");
+            return Err(AgentError::UnknownExecutor { name: name.clone(), known });
+        }
+    }
+    all.retain(|name, _| permits(only, name));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use orrery_sdk::worker::AFTER_GRACE;
+
+    use super::*;
+    use crate::executor::ExecutorSettings;
+
+    fn names(only: &[&str]) -> Result<Vec<String>, String> {
+        let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
+        let all = executors(ExecutorSettings::default()).into_iter().collect();
+        restricted(all, &only, false).map(|left| left.into_keys().collect()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn executors_can_be_restricted() {
+        assert_eq!(names(&[]), Ok(["command", "http", "python", "shell"].map(str::to_owned).into()));
+        assert_eq!(names(&["http"]), Ok(vec!["http".to_owned()]));
+        let message = "this agent has no executor \"function\"; it has: command, http, python, shell";
+        assert_eq!(names(&["function"]), Err(message.to_owned()));
+    }
+
+    #[test]
+    fn a_time_out_is_told_before_the_coordinator_gives_the_work_away() {
+        assert!(ExecutorSettings::default().grace + BEYOND_GRACE + AFTER_GRACE <= Duration::from_secs(12));
+    }
+
+    #[tokio::test]
+    async fn an_agent_without_coordinators_ends_when_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = AgentOptions {
+            coordinators: vec!["http://127.0.0.1:1".into()],
+            data_dir: Some(directory.path().into()),
+            ..AgentOptions::default()
+        };
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        Agent::run(options, shutdown).await.expect("it ends well");
+    }
+
+    #[tokio::test]
+    async fn two_agents_do_not_share_a_data_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = AgentOptions {
+            coordinators: vec!["http://127.0.0.1:1".into()],
+            data_dir: Some(directory.path().into()),
+            ..AgentOptions::default()
+        };
+        let _first = worker(options.clone()).expect("a worker");
+        let message = worker(options).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(message.contains("another process uses the journal in"), "{message}");
+    }
+}

@@ -1,0 +1,206 @@
+//! What stands between the agent and a process: starts it, passes signals on, and leaves nothing of it behind.
+//!
+//! The agent speaks to it over a socket: an [`Order`] as a line of JSON, then [`TERMINATE`] any number of times; the end of that
+//! direction means SIGKILL, and so does, by that, the agent's death. The other way come [`Word`]s, a line of JSON each. Within the
+//! agent it runs as a task, apart from it as a process whose stdin is the socket; both are the same code.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use orrery_sdk::executor::Usage;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+use wait4::ResUse;
+
+use super::leader::{Leader, kill_orphans, reap_orphans};
+
+/// Asks for SIGTERM to the group.
+pub(super) const TERMINATE: u8 = b'T';
+/// How long the killing of orphans may take: those that do not die by SIGKILL hang in the kernel, and waiting longer helps nobody.
+const ORPHANS: Duration = Duration::from_secs(5);
+
+/// What to start.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Order {
+    pub(super) program: String,
+    pub(super) args: Vec<String>,
+    pub(super) directory: Option<String>,
+    /// All of it; nothing is inherited.
+    pub(super) environment: BTreeMap<String, String>,
+    /// SIGKILL comes this many milliseconds after the start at the latest, also where the agent hangs.
+    pub(super) deadline_ms: u64,
+}
+
+/// What there is to tell of a process.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Word {
+    /// It could not be started; the error's number, if it has one, and text.
+    Refused { errno: Option<i32>, message: String },
+    /// It runs and leads the group of this number.
+    Started { pid: i32 },
+    /// It has ended, and its group with it.
+    Ended { code: Option<i32>, signal: Option<i32>, at_deadline: bool, max_rss_bytes: u64, cpu_ms: i64 },
+}
+
+impl Word {
+    fn refused(error: &io::Error) -> Self {
+        Self::Refused { errno: error.raw_os_error(), message: error.to_string() }
+    }
+
+    fn ended(used: &ResUse, at_deadline: bool) -> Self {
+        let cpu = used.rusage.utime + used.rusage.stime;
+        Self::Ended {
+            code: used.status.code(),
+            signal: used.status.signal(),
+            at_deadline,
+            max_rss_bytes: used.rusage.maxrss,
+            cpu_ms: i64::try_from(cpu.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// What was used, as an outcome has it.
+    pub(super) fn usage(max_rss_bytes: u64, cpu_ms: i64) -> Usage {
+        // Exact up to 2^53 bytes.
+        #[allow(clippy::cast_precision_loss)]
+        let memory = (max_rss_bytes > 0).then_some(max_rss_bytes as f64 / (1024.0 * 1024.0));
+        Usage { memory_peak_mb: memory, cpu_time_ms: Some(cpu_ms) }
+    }
+}
+
+/// The hidden subcommand `supervise` of the agent: starts the one process that the agent orders over stdin, and kills it with all its
+/// descendants when it is told to, at its deadline, or when the agent is gone. `args` are what follows the subcommand: nothing.
+pub fn supervise(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    if let Some(arg) = args.into_iter().next() {
+        eprintln!("supervise takes no argument such as {}: only an agent starts it", arg.to_string_lossy());
+        return ExitCode::from(2);
+    }
+    match alone() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("supervise: {error}; only an agent starts it, with a socket as stdin");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn alone() -> io::Result<()> {
+    let stream = StdUnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    stream.peer_addr()?;
+    // Orphans of the process come here and not to init, so that none escapes by leaving the group.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let terminate = signal(SignalKind::terminate())?;
+        guard(stream, Stdio::inherit(), Stdio::inherit(), Some(terminate)).await
+    })
+}
+
+/// Runs the one process that is ordered over `stream`. With `terminate`, the SIGTERMs to this process, it runs as a process of its own:
+/// it passes them on and counts all children of this process as orphans of the one that it runs.
+///
+/// # Errors
+/// Where the order cannot be read or nothing can be told to the agent.
+pub(super) async fn guard(
+    stream: StdUnixStream,
+    stdout: Stdio,
+    stderr: Stdio,
+    mut terminate: Option<SignalStream>,
+) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    let (read, mut write) = UnixStream::from_std(stream)?.into_split();
+    let mut orders = BufReader::new(read);
+    let mut order = String::new();
+    orders.read_line(&mut order).await?;
+    let order: Order = serde_json::from_str(&order)?;
+    let deadline = Instant::now() + Duration::from_millis(order.deadline_ms);
+    let mut leader = match Leader::spawn(command(order, stdout, stderr)) {
+        Ok(leader) => leader,
+        Err(error) => return say(&mut write, &Word::refused(&error)).await,
+    };
+    // Not being able to tell is no reason to stop here: the agent's end of the socket is then closed, and that is seen below.
+    let _ = say(&mut write, &Word::Started { pid: leader.pid().as_raw_nonzero().get() }).await;
+    let at_deadline = watch(&mut leader, &mut orders, deadline, terminate.as_mut()).await;
+    // Nothing of the group outlives its leader, which is a zombie still, so that the group is its own.
+    leader.signal(Signal::KILL);
+    let used = leader.reap()?;
+    if terminate.is_some() {
+        let _ = timeout(ORPHANS, end_orphans()).await;
+    }
+    say(&mut write, &Word::ended(&used, at_deadline)).await
+}
+
+/// Until the leader has ended; whether that was at the deadline.
+async fn watch(
+    leader: &mut Leader,
+    orders: &mut BufReader<OwnedReadHalf>,
+    deadline: Instant,
+    mut terminate: Option<&mut SignalStream>,
+) -> bool {
+    let alone = terminate.is_some();
+    let (mut wanted, mut late) = (true, false);
+    while !leader.has_exited() {
+        tokio::select! {
+            () = leader.some_exit() => {
+                if alone {
+                    reap_orphans(Some(leader.pid()));
+                }
+            }
+            order = orders.read_u8(), if wanted => match order {
+                Ok(TERMINATE) => leader.signal(Signal::TERM),
+                Ok(_) => {}
+                Err(_) => {
+                    wanted = false;
+                    leader.signal(Signal::KILL);
+                }
+            },
+            () = tokio::time::sleep_until(deadline), if !late => {
+                late = true;
+                leader.signal(Signal::KILL);
+            }
+            () = terminated(&mut terminate) => leader.signal(Signal::TERM),
+        }
+    }
+    late && wanted
+}
+
+async fn terminated(signals: &mut Option<&mut SignalStream>) {
+    match signals {
+        Some(signals) => drop(signals.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn end_orphans() {
+    while !kill_orphans() {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn command(order: Order, stdout: Stdio, stderr: Stdio) -> Command {
+    let mut command = Command::new(order.program);
+    command.args(order.args).env_clear().envs(order.environment);
+    if let Some(directory) = order.directory {
+        command.current_dir(directory);
+    }
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    command
+}
+
+async fn say(write: &mut OwnedWriteHalf, word: &Word) -> io::Result<()> {
+    let mut line = serde_json::to_vec(word)?;
+    line.push(b'\n');
+    write.write_all(&line).await
+}

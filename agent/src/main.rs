@@ -1,0 +1,23 @@
+//! The agent's program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use orrery_agent::config::AgentArgs;
+
+/// Runs jobs of an Orrery coordinator on this host.
+#[derive(Parser)]
+#[command(name = "orrery-agent", version)]
+struct Cli {
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    // Before anything else is read: the agent starts itself so for each process it runs, and its own options mean nothing there.
+    if args.next().is_some_and(|first| first == "supervise") {
+        return orrery_agent::executor::supervise(args);
+    }
+    orrery_agent::run_program(Cli::parse().agent)
+}

@@ -1,0 +1,55 @@
+//! What happens to processes when their agent dies or hangs. The agent is this test program, started once more.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use orrery_agent::executor::ExecutorSettings;
+use serde_json::json;
+
+use crate::support::{Run, eventually, runs, signal, supervised, task};
+
+const FILE: &str = "EXECUTORS_TEST_PIDS";
+
+/// The part of the agent; it runs one process that ignores SIGTERM and writes its pids to a file.
+#[tokio::test]
+#[ignore = "started by the other tests of this module"]
+async fn as_agent() {
+    let Some(file) = std::env::var_os(FILE).map(PathBuf::from) else { return };
+    let settings = ExecutorSettings { grace: Duration::ZERO, ..supervised() };
+    let script = "trap '' TERM; setsid sleep 1000 & echo $$ $! > \"$1.part\"; mv \"$1.part\" \"$1\"; wait";
+    let mut task = task(json!({"script": script, "args": [file]}));
+    task.timeout = Duration::from_secs(2);
+    Run::start(&settings, "shell", task).outcome.await.unwrap();
+}
+
+/// An agent and the pids of what it runs.
+async fn agent(dir: &Path) -> (Child, Vec<String>) {
+    let file = dir.join("pids");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "crash::as_agent"]).env(FILE, &file);
+    let agent = command.spawn().unwrap();
+    eventually("the process runs", || file.exists()).await;
+    let pids: Vec<String> = std::fs::read_to_string(&file).unwrap().split_whitespace().map(Into::into).collect();
+    assert_eq!(pids.len(), 2);
+    (agent, pids)
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_no_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut agent, pids) = agent(dir.path()).await;
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    eventually("all are gone", || !pids.iter().any(|pid| runs(pid))).await;
+}
+
+#[tokio::test]
+async fn a_hanging_agents_processes_end_at_their_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut agent, pids) = agent(dir.path()).await;
+    signal(&agent.id().to_string(), "STOP");
+    eventually("all are gone", || !pids.iter().any(|pid| runs(pid))).await;
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
