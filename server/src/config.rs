@@ -1,0 +1,97 @@
+//! What an operator can set. Every value has a default, an environment variable and a flag; the flag wins.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::job::Timeouts;
+
+/// Settings of a coordinator, whatever the way it is started.
+#[derive(Clone, Debug, Args)]
+pub struct Limits {
+    /// Jobs that a tenant may have.
+    #[arg(long, env = "MAX_JOBS_PER_TENANT", default_value_t = 1000)]
+    pub max_jobs_per_tenant: i64,
+    /// Time-out of an attempt where neither its job nor the job's config names one, in milliseconds.
+    #[arg(long, env = "SCHEDULER_JOB_TIMEOUT_MS", default_value_t = 300_000)]
+    pub scheduler_job_timeout_ms: u64,
+    /// Longest time-out of an attempt, in milliseconds; caps what jobs ask for.
+    #[arg(long, env = "JOB_EXECUTION_TIMEOUT", default_value_t = 600_000)]
+    pub job_execution_timeout_ms: u64,
+    /// Executions that this coordinator's agents hold at once.
+    #[arg(long, env = "SCHEDULER_MAX_CONCURRENT_JOBS", default_value_t = 1000)]
+    pub max_concurrent_jobs: usize,
+    /// Largest body of a REST request, in bytes.
+    #[arg(long, env = "ORRERY_MAX_BODY_BYTES", default_value_t = 4 << 20)]
+    pub max_body_bytes: usize,
+    /// Largest log of one execution, in bytes; what is beyond is dropped, and said.
+    #[arg(long, env = "ORRERY_MAX_LOG_BYTES", default_value_t = 10 << 20)]
+    pub max_log_bytes: i64,
+    /// How long an agent's session lives after a heartbeat, in milliseconds.
+    #[arg(long, env = "ORRERY_SESSION_TTL_MS", default_value_t = 15_000)]
+    pub session_ttl_ms: u64,
+    /// How agents are chosen where several could take an execution.
+    #[arg(long, env = "ORRERY_STRATEGY", value_enum, default_value_t = Strategy::LeastLoaded)]
+    pub strategy: Strategy,
+    /// How long finished executions are kept, in days.
+    #[arg(long, env = "ORRERY_RETENTION_DAYS", default_value_t = 90)]
+    pub retention_days: u32,
+    /// How long logs of executions are kept, in days.
+    #[arg(long, env = "ORRERY_LOG_RETENTION_DAYS", default_value_t = 30)]
+    pub log_retention_days: u32,
+}
+
+/// How an agent is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Strategy {
+    /// The one with the smallest share of its slots in use.
+    LeastLoaded,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// Where a coordinator listens.
+#[derive(Clone, Debug, Args)]
+pub struct Listen {
+    /// REST, health and API documentation.
+    #[arg(long, env = "ORRERY_HTTP")]
+    pub http: Option<SocketAddr>,
+    /// gRPC: clients and agents.
+    #[arg(long, env = "ORRERY_GRPC")]
+    pub grpc: Option<SocketAddr>,
+    /// Prometheus metrics.
+    #[arg(long, env = "ORRERY_METRICS")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// How callers are known.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Identity {
+    /// Secret of HS256 tokens, at least 32 bytes.
+    #[arg(long, env = "ORRERY_JWT_SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<String>,
+    /// PEM file of the public key of RS256 or ES256 tokens.
+    #[arg(long, env = "ORRERY_JWT_PUBLIC_KEY")]
+    pub jwt_public_key: Option<PathBuf>,
+    /// The `iss` that tokens must have, if any.
+    #[arg(long, env = "ORRERY_JWT_ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// The `aud` that tokens must have.
+    #[arg(long, env = "ORRERY_JWT_AUDIENCE", default_value = "orrery")]
+    pub jwt_audience: String,
+}
+
+impl Limits {
+    /// How long an agent's session lives after a heartbeat.
+    pub fn session_ttl(&self) -> Duration {
+        Duration::from_millis(self.session_ttl_ms.max(1000))
+    }
+
+    /// How long attempts may take.
+    pub fn timeouts(&self) -> Timeouts {
+        let ms = |ms: u64| Duration::from_millis(ms.max(1));
+        Timeouts { default: ms(self.scheduler_job_timeout_ms), cap: ms(self.job_execution_timeout_ms) }
+    }
+}

@@ -1,0 +1,237 @@
+use chrono::{DateTime, Duration, TimeZone, Utc};
+use orrery_proto::v1::{Delivery, ErrorType, ExecutionStatus, TriggerType};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::job::RetryPolicy;
+
+const SESSION: Uuid = Uuid::from_u128(7);
+
+fn now() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 1, 1, 12, 0, 0).unwrap()
+}
+
+fn policy(max_retries: i32) -> Policy {
+    let retry = RetryPolicy { max_retries, delay_ms: 1000, ..RetryPolicy::default() };
+    Policy { retry, delivery: Delivery::AtLeastOnce, random: 0.5 }
+}
+
+fn scheduled() -> Execution {
+    Execution {
+        id: Uuid::from_u128(1),
+        tenant_id: Uuid::from_u128(2),
+        job_id: Uuid::from_u128(3),
+        job_name: "job".into(),
+        trigger: TriggerType::Scheduled,
+        triggered_by: None,
+        lane_id: 1,
+        queue: "default".into(),
+        priority: 0,
+        scheduled_at: now(),
+        run_at: now(),
+        created_at: now(),
+        state: State::Scheduled,
+        attempt: 0,
+        epoch: 0,
+        losses: 0,
+        job_version: 0,
+        progress: 0,
+        attempts: vec![],
+        parameters: None,
+        cancel_requested_at: None,
+        cancel_reason: None,
+        retry_of: None,
+        traceparent: None,
+    }
+}
+
+fn report(status: ExecutionStatus) -> Box<Report> {
+    let error_type = (status == ExecutionStatus::Failed).then_some(ErrorType::NetworkError);
+    Box::new(Report {
+        status,
+        result: Some("{\"n\":1.50}".into()),
+        error_type,
+        error_message: String::new(),
+        error_stack: String::new(),
+        retryable: None,
+        duration_ms: 5,
+        memory_peak_mb: None,
+        cpu_time_ms: None,
+    })
+}
+
+fn granted() -> Event {
+    Event::Granted { session_id: SESSION, worker_name: "a".into(), timeout: Duration::seconds(60), job_version: 4 }
+}
+
+/// All events, agents' words under the given epoch.
+fn events(epoch: i64) -> Vec<(&'static str, Event)> {
+    let session_id = SESSION;
+    vec![
+        ("due", Event::Due),
+        ("granted", granted()),
+        ("started", Event::Started { session_id, epoch }),
+        ("progressed", Event::Progressed { session_id, epoch, percent: 140 }),
+        ("completed", Event::Finished { session_id, epoch, report: report(ExecutionStatus::Completed) }),
+        ("failed", Event::Finished { session_id, epoch, report: report(ExecutionStatus::Failed) }),
+        ("cancelled", Event::Finished { session_id, epoch, report: report(ExecutionStatus::Cancelled) }),
+        ("released", Event::Released { session_id, epoch }),
+        ("lease_expired", Event::LeaseExpired { session_id, epoch }),
+        ("cancel_requested", Event::CancelRequested { reason: "enough".into() }),
+        ("timed_out", Event::TimedOut { epoch }),
+    ]
+}
+
+fn step(execution: &Execution, event: &Event) -> Execution {
+    apply(execution, event, &policy(1), now()).unwrap()
+}
+
+fn states() -> Vec<(&'static str, Execution)> {
+    let scheduled = scheduled();
+    let pending = step(&scheduled, &Event::Due);
+    let leased = step(&pending, &granted());
+    let running = step(&leased, &Event::Started { session_id: SESSION, epoch: 1 });
+    let stopping = step(&running, &Event::CancelRequested { reason: "enough".into() });
+    let done =
+        step(&running, &Event::Finished { session_id: SESSION, epoch: 1, report: report(ExecutionStatus::Completed) });
+    vec![
+        ("scheduled", scheduled),
+        ("pending", pending),
+        ("leased", leased),
+        ("running", running),
+        ("stopping", stopping),
+        ("done", done),
+    ]
+}
+
+fn shown(result: Result<Execution, Rejected>) -> String {
+    match result {
+        Ok(e) => {
+            let end = match &e.state {
+                State::Done(outcome) => format!(" {}", outcome.status.as_json_str()),
+                _ => String::new(),
+            };
+            format!("{}{end} (attempt {}, epoch {}, {}%)", e.state.name(), e.attempt, e.epoch, e.progress)
+        }
+        Err(rejected) => format!("refused: {rejected}"),
+    }
+}
+
+/// Every state with every event, under the newest epoch and one that is not.
+#[test]
+fn every_pair_of_state_and_event() {
+    let mut table = String::new();
+    for (state, execution) in states() {
+        for (name, event) in events(1) {
+            let line = shown(apply(&execution, &event, &policy(1), now()));
+            table.push_str(&format!("{state:9} + {name:16} = {line}\n"));
+        }
+    }
+    for (state, execution) in states() {
+        for (name, event) in events(0).into_iter().filter(|(_, e)| e.spoken_for().is_some()) {
+            let answer = apply(&execution, &event, &policy(1), now());
+            assert!(
+                matches!(answer, Err(Rejected::StaleLease { epoch: 0, .. } | Rejected::AlreadyDone { .. })),
+                "{state} {name}"
+            );
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn another_session_is_not_heard_even_with_the_newest_epoch() {
+    for (state, execution) in states() {
+        let stranger =
+            Event::Finished { session_id: Uuid::from_u128(99), epoch: 1, report: report(ExecutionStatus::Completed) };
+        assert!(apply(&execution, &stranger, &policy(0), now()).is_err(), "{state}");
+    }
+}
+
+#[test]
+fn retries_wait_and_then_end() {
+    let failed = |e: &Execution| Event::Finished {
+        session_id: SESSION,
+        epoch: e.epoch,
+        report: report(ExecutionStatus::Failed),
+    };
+    let leased = step(&step(&scheduled(), &Event::Due), &granted());
+    let waiting = step(&leased, &failed(&leased));
+    assert_eq!(waiting.state, State::Scheduled);
+    assert_eq!(waiting.run_at, now() + Duration::seconds(1));
+    let again = step(&step(&waiting, &Event::Due), &granted());
+    assert_eq!((again.attempt, again.epoch), (2, 2));
+    let ended = step(&again, &failed(&again));
+    assert_eq!(ended.status(), ExecutionStatus::Failed);
+    assert_eq!(ended.attempts.len(), 2);
+}
+
+#[test]
+fn lost_leases_cost_no_retry_and_end_after_three_in_a_row() {
+    let mut e = step(&scheduled(), &Event::Due);
+    for loss in 1..=MAX_LOSSES {
+        e = step(&e, &granted());
+        let event = Event::LeaseExpired { session_id: SESSION, epoch: e.epoch };
+        e = apply(&e, &event, &policy(0), now()).unwrap();
+        assert_eq!(e.is_done(), loss == MAX_LOSSES);
+    }
+    assert_eq!(e.status(), ExecutionStatus::Failed);
+}
+
+#[test]
+fn at_most_once_is_not_repeated_after_a_loss() {
+    let leased = step(&step(&scheduled(), &Event::Due), &granted());
+    let policy = Policy { delivery: Delivery::AtMostOnce, ..policy(5) };
+    let e = apply(&leased, &Event::LeaseExpired { session_id: SESSION, epoch: 1 }, &policy, now()).unwrap();
+    assert_eq!(e.status(), ExecutionStatus::Failed);
+}
+
+#[test]
+fn at_most_once_is_not_repeated_after_a_silent_time_out() {
+    let leased = step(&step(&scheduled(), &Event::Due), &granted());
+    let policy = Policy { delivery: Delivery::AtMostOnce, ..policy(5) };
+    let e = apply(&leased, &Event::TimedOut { epoch: 1 }, &policy, now()).unwrap();
+    assert_eq!(e.status(), ExecutionStatus::Failed);
+}
+
+#[test]
+fn a_cancelled_execution_is_not_retried_and_counts_as_cancelled() {
+    let (_, stopping) = states().remove(4);
+    let event = Event::Finished { session_id: SESSION, epoch: 1, report: report(ExecutionStatus::Failed) };
+    assert_eq!(step(&stopping, &event).status(), ExecutionStatus::Cancelled);
+    let event = Event::Finished { session_id: SESSION, epoch: 1, report: report(ExecutionStatus::Completed) };
+    assert_eq!(step(&stopping, &event).status(), ExecutionStatus::Completed, "it was faster");
+}
+
+#[test]
+fn the_deadline_counts_from_the_start() {
+    let leased = step(&step(&scheduled(), &Event::Due), &granted());
+    let later = now() + Duration::seconds(20);
+    let running = apply(&leased, &Event::Started { session_id: SESSION, epoch: 1 }, &policy(0), later).unwrap();
+    assert_eq!(running.lease().unwrap().deadline, later + Duration::seconds(60));
+}
+
+proptest! {
+    /// Whatever comes, in whatever order: one end, for ever; epochs rise; nothing old is accepted.
+    #[test]
+    fn random_events(choices in proptest::collection::vec((0_usize..11, -1_i64..=0), 1..60), retries in 0_i32..4) {
+        let mut e = scheduled();
+        for (choice, lag) in choices {
+            let (_, event) = events(e.epoch + lag).remove(choice);
+            let before = e.clone();
+            match apply(&e, &event, &policy(retries), now()) {
+                Ok(after) => {
+                    prop_assert!(!before.is_done(), "an end was changed");
+                    prop_assert!(after.epoch >= before.epoch);
+                    prop_assert!(event.spoken_for().is_none_or(|(_, epoch)| epoch == before.epoch));
+                    prop_assert!((0..=100).contains(&after.progress));
+                    let failed = after.attempts.iter().filter(|a| a.outcome == AttemptOutcome::Failed).count();
+                    prop_assert!(failed <= retries as usize + 1, "more attempts than the budget");
+                    e = after;
+                }
+                Err(_) => prop_assert_eq!(&before, &e),
+            }
+        }
+    }
+}

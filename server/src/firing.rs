@@ -1,0 +1,181 @@
+//! Which fires to make, and what becomes of a fire that has come due. Pure: the store hands in what it has locked.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use orrery_proto::v1::{JobStatus, MisfirePolicy, OverlapPolicy};
+use uuid::Uuid;
+
+use crate::error::{Error, Kind};
+use crate::job::Job;
+use crate::schedule::{self, PlanInput, Schedule, ScheduleError};
+use crate::store::{DueFire, DueVerdict, JobPlan, NewOmission, PlanCandidate};
+
+/// Fires of one job that one round makes. A job that has more to make gets its turn again at once.
+const FIRES_A_ROUND: usize = 100;
+
+/// The plan of a job with a parsed schedule.
+pub fn plan(candidate: &PlanCandidate, schedule: &Schedule) -> JobPlan {
+    let job = &candidate.job;
+    let Some(cursor) = job.cursor else { return JobPlan::default() };
+    let misfire = job.spec.misfire.policy();
+    let remaining = job.spec.max_executions.map(|max| {
+        let left = max - job.execution_count - candidate.outstanding;
+        u32::try_from(left.max(0)).unwrap_or(u32::MAX)
+    });
+    // What is made already may still be omitted, and then another fire takes its place: the job waits for that, it does not end.
+    if remaining == Some(0) && candidate.outstanding > 0 {
+        return JobPlan { cursor: Some(cursor), ..JobPlan::default() };
+    }
+    let made = schedule::plan(PlanInput {
+        schedule,
+        cursor,
+        now: candidate.now,
+        horizon: candidate.horizon,
+        not_after: job.spec.end_date,
+        remaining,
+        max_batch: FIRES_A_ROUND,
+        misfire: &misfire,
+    });
+    let cursor = match (made.cursor, remaining) {
+        // The last ones allowed have been made, and may yet be omitted.
+        (None, Some(left)) if left > 0 && !made.fires.is_empty() => {
+            let after = made.fires.last().copied().unwrap_or(cursor);
+            schedule.next_after(after).filter(|at| job.spec.end_date.is_none_or(|end| *at <= end))
+        }
+        (cursor, _) => cursor,
+    };
+    let omissions = made.omissions.iter().map(|omission| stored(omission, &candidate.now)).collect();
+    JobPlan { fires: made.fires, omissions, cursor }
+}
+
+/// The plan of a job whose schedule cannot be read any more: it stops, and says why.
+pub fn unplannable(candidate: &PlanCandidate, error: &ScheduleError) -> JobPlan {
+    let at = candidate.job.cursor.unwrap_or(candidate.now);
+    let omission = NewOmission {
+        reason: "unplannable".into(),
+        from: at,
+        to: at,
+        count: 1,
+        detail: format!("{error}; the job stops firing"),
+    };
+    JobPlan { fires: Vec::new(), omissions: vec![omission], cursor: None }
+}
+
+fn stored(omission: &schedule::Omission, now: &DateTime<Utc>) -> NewOmission {
+    NewOmission {
+        reason: omission.reason.as_str().to_owned(),
+        from: omission.from,
+        to: omission.to,
+        count: i64::try_from(omission.count).unwrap_or(i64::MAX),
+        detail: format!("planned at {}", now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)),
+    }
+}
+
+/// Verdicts over fires that have come due, in their order. A fire counts for those after it.
+pub fn judge(fires: &[DueFire], now: DateTime<Utc>) -> Vec<DueVerdict> {
+    let mut last: HashMap<Uuid, usize> = HashMap::new();
+    for (index, fire) in fires.iter().enumerate() {
+        last.insert(fire.job.id, index);
+    }
+    let mut loads: HashMap<Uuid, Load> = HashMap::new();
+    let mut verdicts = Vec::with_capacity(fires.len());
+    for (index, fire) in fires.iter().enumerate() {
+        let load = loads.entry(fire.job.id).or_insert(Load { active: fire.active, waiting: fire.waiting });
+        let is_last = last.get(&fire.job.id) == Some(&index);
+        let verdict = verdict(fire, *load, is_last, now);
+        if !matches!(verdict, DueVerdict::Omit(_)) {
+            load.active += 1;
+            load.waiting += 1;
+        }
+        verdicts.push(verdict);
+    }
+    verdicts
+}
+
+#[derive(Clone, Copy)]
+struct Load {
+    active: i64,
+    waiting: i64,
+}
+
+fn verdict(fire: &DueFire, load: Load, is_last: bool, now: DateTime<Utc>) -> DueVerdict {
+    let spec = &fire.job.spec;
+    let late = now - fire.execution.scheduled_at;
+    if fire.job.deleted_at.is_some() || fire.job.status == JobStatus::Inactive {
+        return omit(fire, "stopped", "the job had been stopped");
+    }
+    if fire.job.status == JobStatus::Paused {
+        return omit(fire, "paused", "the job was paused");
+    }
+    if late > chrono::Duration::seconds(i64::from(spec.misfire.grace_seconds))
+        && let Some(reason) = missed(fire, is_last, late, now)
+    {
+        return omit(fire, reason, &format!("it was released {} s late", late.num_seconds()));
+    }
+    let limit = i64::from(spec.max_concurrent);
+    if limit == 0 || load.active < limit {
+        return DueVerdict::Admit;
+    }
+    let full = format!("{} of {limit} executions were active", load.active);
+    match spec.overlap {
+        OverlapPolicy::Forbid => omit(fire, "overlap", &full),
+        OverlapPolicy::QueueOne if load.waiting > 0 => omit(fire, "overlap", &format!("{full}, and one was waiting")),
+        OverlapPolicy::Replace if is_last => DueVerdict::Replace("replaced by a later fire".into()),
+        OverlapPolicy::Replace => omit(fire, "overlap", "a later fire of the same moment replaced it"),
+        _ => DueVerdict::Admit,
+    }
+}
+
+/// Why a fire that was planned in time and is released too late does not happen, if so: an outage came between.
+fn missed(fire: &DueFire, is_last: bool, late: chrono::Duration, now: DateTime<Utc>) -> Option<&'static str> {
+    let spec = &fire.job.spec;
+    let grace = chrono::Duration::seconds(i64::from(spec.misfire.grace_seconds));
+    match spec.misfire.policy {
+        MisfirePolicy::Skip => Some("misfire"),
+        MisfirePolicy::FireAll => {
+            let most = spec.misfire.max_lateness_seconds.map(chrono::Duration::seconds);
+            most.is_some_and(|most| late > most).then_some("max_lateness")
+        }
+        // The planner lets the latest of all missed fires happen: this one only where none has been missed after it.
+        _ => {
+            let later = fire.job.cursor.is_some_and(|cursor| cursor < now - grace);
+            (!is_last || later).then_some("coalesced")
+        }
+    }
+}
+
+fn omit(fire: &DueFire, reason: &str, detail: &str) -> DueVerdict {
+    let at = fire.execution.scheduled_at;
+    DueVerdict::Omit(NewOmission { reason: reason.into(), from: at, to: at, count: 1, detail: detail.into() })
+}
+
+/// Whether a trigger may run: a job that is stopped takes none, and one at its limit takes no more. One that is to run `later` asks for its
+/// place then.
+///
+/// # Errors
+/// JOB_INACTIVE, JOB_ALREADY_RUNNING.
+pub fn admit_trigger(job: &Job, active: i64, later: bool) -> Result<(), Error> {
+    if job.status == JobStatus::Inactive {
+        let message = format!("job {} is inactive; resume it before triggering it", job.spec.name);
+        return Err(Error::new(Kind::Conflict, "JOB_INACTIVE", message));
+    }
+    let limit = i64::from(job.spec.max_concurrent);
+    let places = match job.spec.overlap {
+        _ if limit == 0 || later => return Ok(()),
+        // It waits for a free place.
+        OverlapPolicy::Allow => return Ok(()),
+        OverlapPolicy::QueueOne => limit + 1,
+        _ => limit,
+    };
+    if active >= places {
+        let message = format!("job {} has {active} active executions, and maxConcurrent is {limit}", job.spec.name);
+        return Err(Error::new(Kind::Conflict, "JOB_ALREADY_RUNNING", message)
+            .with("active", active)
+            .with("maxConcurrent", limit));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,245 @@
+//! All state, behind few and wide methods. Engines keep rows and transactions; what is to happen is decided by pure functions that the
+//! callers hand in, or by [`crate::execution::apply`]. One conformance suite (`server/tests/store`) passes on every engine.
+//!
+//! Every instant that decides anything is the database's own clock, read in the statement or transaction that uses it.
+
+mod error;
+pub mod postgres;
+pub mod sqlite;
+mod text;
+mod types;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+pub use error::StoreError;
+pub use types::*;
+
+use crate::execution::{Event, Execution, Rejected};
+use crate::job::Job;
+
+/// What every engine does. A call is one transaction: all of it happened, or none.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A store of any engine.
+pub type DynStore = Arc<dyn Store>;
+
+/// Everything that a coordinator needs of its database.
+#[async_trait]
+pub trait Store: Jobs + Fires + Leases + Sessions + Logs + Reads + Keys + Upkeep {
+    /// `postgres` or `sqlite`.
+    fn engine(&self) -> &'static str;
+
+    /// The database's clock.
+    async fn now(&self) -> Result<DateTime<Utc>>;
+
+    /// Tells all coordinators, this one included, that there may be work. Cheap, and may be lost: everybody looks by a timer as well.
+    async fn wake(&self, hint: Wake) -> Result<()>;
+
+    /// The hints of [`Store::wake`], those of other coordinators included.
+    fn hints(&self) -> broadcast::Receiver<Wake>;
+}
+
+/// Definitions.
+#[async_trait]
+pub trait Jobs: Send + Sync {
+    /// Inserts jobs, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`] with the index of the job; [`StoreError::QuotaExceeded`] where the tenant would have more than
+    /// `quota` jobs; [`StoreError::IdempotencyKeyReused`] where a key came with another request. A key that came with the same request
+    /// answers with the job that it made.
+    async fn create_jobs(&self, jobs: Vec<NewJob>, quota: Option<i64>) -> Result<Vec<Job>>;
+
+    /// One job, unless deleted or another tenant's.
+    async fn job(&self, tenant: Uuid, id: Uuid) -> Result<Option<Job>>;
+
+    /// Jobs, newest first.
+    async fn jobs(&self, tenant: Uuid, filter: &JobFilter, page: &Page) -> Result<Vec<Job>>;
+
+    /// Reads a job under a lock, lets `change` decide, and writes what it says: the row (if its version is still the one read), the
+    /// planned fires to take back, the executions to cancel, an omission. One transaction.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::NameTaken`]; [`StoreError::Refused`] with what `change` refused.
+    async fn change_job(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed>;
+}
+
+/// From schedules to executions.
+#[async_trait]
+pub trait Fires: Send + Sync {
+    /// Locks jobs whose cursor lies before now + `ahead` (skipping those that another coordinator has locked), lets `decide` say which
+    /// fires to make, and in one transaction inserts their executions (state Scheduled) and moves the cursors on.
+    async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned>;
+
+    /// Executions whose `run_at` has come become Pending, or, for fires that `decide` omits, an omission. Counts the executions of their
+    /// jobs; a job that has reached its maximum, or has nothing left to fire, becomes inactive.
+    async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases>;
+
+    /// Makes executions that somebody asked for, all or none: Pending, or Scheduled where their `run_at` lies ahead.
+    ///
+    /// # Errors
+    /// [`StoreError::TriggerRefused`] with the index and what `decide` refused, [`StoreError::IdempotencyKeyReused`].
+    async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>>;
+
+    /// Lanes with a greater id, by id. Lanes never change and are few. Ids are handed out before they are committed, so that a lane may
+    /// appear below one that has been seen: ask from 0 now and then.
+    async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>>;
+}
+
+/// From executions to their end.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// Takes up to `limit` pending executions of `lanes`, the highest priority first and in turns between lanes, leaving out the jobs in
+    /// `passed_over`; lets `assign` give them to sessions; and grants a lease to each that it gave. An execution of a job with
+    /// `max_concurrent` is only offered while the job has fewer live leases than that; it is counted in the same transaction, under a
+    /// lock on the job. The jobs found at their limit are returned, so that the caller can pass them over.
+    async fn claim(&self, claim: &Claim<'_>, assign: &Assign<'_>) -> Result<Claimed>;
+
+    /// Applies events, in order, each with its answer. What agents say counts only while their session lives, which is checked in the
+    /// same transaction. One that fails does not hinder the others.
+    async fn apply(&self, changes: Vec<Change>) -> Result<Vec<std::result::Result<Execution, Rejected>>>;
+
+    /// Ends sessions whose expiry has passed, and takes their leases back (event LeaseExpired); ends attempts whose deadline passed more
+    /// than `slack` ago (event TimedOut).
+    async fn reap(&self, slack: Duration, limit: usize) -> Result<Reaped>;
+
+    /// Of these sessions, the leases whose executions somebody wants to end.
+    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>>;
+}
+
+/// Agents, as their sessions show them.
+#[async_trait]
+pub trait Sessions: Send + Sync {
+    /// Opens a session that lives for `ttl` from now.
+    async fn open_session(&self, session: &NewSession, ttl: Duration) -> Result<Session>;
+
+    /// Attaches a living session to a coordinator, under the next attachment number, and renews it. `None` where it is over or belongs
+    /// to another tenant or name. In the same transaction the leases that the agent does not name in `held` (execution, epoch) are taken
+    /// back: they were granted to a stream that was lost, or the agent has lost them. A claim for an older attachment either is seen here
+    /// or finds that the attachment has changed.
+    async fn resume_session(
+        &self,
+        id: Uuid,
+        session: &NewSession,
+        held: &[(Uuid, i64)],
+        ttl: Duration,
+    ) -> Result<Option<Resumed>>;
+
+    /// Renews living sessions by their current attachment; answers with those that were renewed.
+    async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Vec<Uuid>>;
+
+    /// The stream is lost; the session lives on until it expires.
+    async fn detach_session(&self, id: Uuid, attachment: i64) -> Result<()>;
+
+    /// The agent has gone in good order: the session ends, and what it still held is taken back.
+    async fn close_session(&self, id: Uuid, attachment: i64) -> Result<()>;
+
+    /// Marks a session as taking no further work. `false` where there is none (of that tenant, where one is given).
+    async fn drain_session(&self, tenant: Option<Uuid>, id: Uuid) -> Result<bool>;
+
+    /// The leases that a session holds.
+    async fn held(&self, session: Uuid) -> Result<Vec<Held>>;
+
+    /// Living sessions that may serve a tenant (its own and shared ones), with their load, by id.
+    async fn sessions(&self, tenant: Uuid, page: &Page) -> Result<Vec<Session>>;
+}
+
+/// What executions print.
+#[async_trait]
+pub trait Logs: Send + Sync {
+    /// Stores lines of attempts whose epoch is their execution's newest; others are dropped. A line that is stored already is skipped.
+    /// An execution keeps at most `max_bytes`; what is beyond is dropped and said once, in a system line. Only executions of `tenant`
+    /// are written to, where one is given.
+    async fn append_logs(&self, tenant: Option<Uuid>, lines: Vec<LogLine>, max_bytes: i64) -> Result<()>;
+
+    /// Lines after a sequence number, oldest first.
+    async fn logs(&self, tenant: Uuid, execution: Uuid, after: i64, limit: i64) -> Result<Vec<LogLine>>;
+}
+
+/// What people ask.
+#[async_trait]
+pub trait Reads: Send + Sync {
+    /// One execution, live or from history.
+    async fn execution(&self, tenant: Uuid, id: Uuid) -> Result<Option<Execution>>;
+
+    /// Executions, newest first by id, live and from history. Fires that are planned ahead and not yet due are left out.
+    async fn executions(&self, tenant: Uuid, filter: &ExecutionFilter, page: &Page) -> Result<Vec<Execution>>;
+
+    /// Totals and durations of executions scheduled in `from..to`.
+    async fn stats(&self, tenant: Uuid, job: Option<Uuid>, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Stats>;
+
+    /// Omitted fires of a job, newest first.
+    async fn omissions(&self, tenant: Uuid, job: Uuid, page: &Page) -> Result<Vec<OmissionRow>>;
+
+    /// Depth by queue, by name.
+    async fn queues(&self, tenant: Uuid) -> Result<Vec<QueueDepth>>;
+
+    /// Counts of jobs and live executions: of one tenant, or of all.
+    async fn counts(&self, tenant: Option<Uuid>) -> Result<Counts>;
+
+    /// How many executions of a job are active (see [`Execution::is_active`]), and how many of them hold a lease.
+    async fn job_load(&self, tenant: Uuid, job: Uuid) -> Result<JobLoad>;
+
+    /// The coordinators seen in the last minute.
+    async fn coordinators(&self) -> Result<Vec<CoordinatorRow>>;
+}
+
+/// API keys.
+#[async_trait]
+pub trait Keys: Send + Sync {
+    /// Stores a key's hash.
+    async fn insert_key(&self, key: &ApiKey) -> Result<()>;
+
+    /// The key with this hash, unless it has expired or been revoked.
+    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>>;
+}
+
+/// What keeps the store well.
+#[async_trait]
+pub trait Upkeep: Send + Sync {
+    /// Makes the partitions of this month and `ahead` further ones; drops (or deletes, in batches) history, logs, omissions and keys of
+    /// idempotency that are older than `retention` allows. Only one coordinator does it at a time.
+    async fn upkeep(&self, ahead: u32, retention: &Retention) -> Result<UpkeepDone>;
+
+    /// Says that a coordinator lives, and since when.
+    async fn beat(&self, coordinator: &CoordinatorRow) -> Result<()>;
+
+    /// The coordinator has gone in good order.
+    async fn retire(&self, coordinator: Uuid) -> Result<()>;
+
+    /// Keeps a sample of the scheduler's own numbers; samples older than a week are dropped.
+    async fn record_metrics(&self, coordinator: Uuid, sample: &BTreeMap<String, f64>) -> Result<()>;
+}
+
+/// Decides over a change of a job: sees it as it stands and the database's clock.
+pub type ChangeJob<'a> =
+    dyn Fn(&Job, DateTime<Utc>) -> std::result::Result<JobChange, crate::error::Error> + Send + Sync + 'a;
+
+/// Decides which fires of a job to make.
+pub type DecidePlan<'a> = dyn Fn(&PlanCandidate) -> JobPlan + Send + Sync + 'a;
+
+/// Decides over fires that have come due, in their order. As many verdicts as fires.
+pub type DecideDue<'a> = dyn Fn(&[DueFire], DateTime<Utc>) -> Vec<DueVerdict> + Send + Sync + 'a;
+
+/// Decides whether a job takes a trigger, given the active executions it has with those of the same call.
+pub type DecideTrigger<'a> =
+    dyn Fn(&Job, i64, &Trigger) -> std::result::Result<(), crate::error::Error> + Send + Sync + 'a;
+
+/// Gives candidates to sessions; as many answers as candidates, `None` for those that nobody can take.
+pub type Assign<'a> = dyn Fn(&[Candidate]) -> Vec<Option<Assignment>> + Send + Sync + 'a;
+
+/// One event for one execution.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub execution: Uuid,
+    /// Only where the execution is this tenant's.
+    pub tenant: Option<Uuid>,
+    pub event: Event,
+}

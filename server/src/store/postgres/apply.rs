@@ -1,0 +1,183 @@
+//! Events of executions: read under a lock, decided by the state machine, written as a set.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::rows::live_columns;
+use super::{PgStore, rows, write};
+use crate::execution::{self, Event, Execution, Policy, Rejected, State};
+use crate::job::JobSpec;
+use crate::store::{Change, Result};
+
+/// Definitions by (job, version).
+pub(super) type SpecMap = HashMap<(Uuid, i64), Arc<JobSpec>>;
+
+/// A live execution, locked, with its job's version of now.
+pub(super) struct Locked {
+    pub execution: Execution,
+    current_version: i64,
+}
+
+impl Locked {
+    pub(super) fn of(row: &PgRow) -> Result<Self> {
+        Ok(Self { execution: rows::live(row)?, current_version: row.try_get("current_version")? })
+    }
+
+    /// The definition it runs: the one of its start, or the job's of now.
+    pub(super) fn version(&self) -> (Uuid, i64) {
+        let version = if self.execution.job_version == 0 { self.current_version } else { self.execution.job_version };
+        (self.execution.job_id, version)
+    }
+}
+
+pub(super) fn spec_of(specs: &SpecMap, locked: &Locked) -> Result<Arc<JobSpec>> {
+    let (job, version) = locked.version();
+    let missing = || rows::corrupt("job_versions", "version", format!("missing: {version} of job {job}"));
+    specs.get(&(job, version)).cloned().ok_or_else(missing)
+}
+
+pub(super) fn policy_of(specs: &SpecMap, locked: &Locked) -> Result<Policy> {
+    let spec = spec_of(specs, locked)?;
+    Ok(Policy { retry: spec.retry.clone(), delivery: spec.delivery, random: rand::random() })
+}
+
+/// The state machine, with instants as the database keeps them.
+pub(super) fn applied(
+    execution: &Execution,
+    event: &Event,
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> std::result::Result<Execution, Rejected> {
+    let mut next = execution::apply(execution, event, policy, now)?;
+    next.run_at = next.run_at.trunc_subsecs(6);
+    if let State::Leased(lease) | State::Running(lease) = &mut next.state {
+        lease.deadline = lease.deadline.trunc_subsecs(6);
+    }
+    Ok(next)
+}
+
+/// What a batch of changes is decided on.
+struct Known {
+    now: DateTime<Utc>,
+    /// Sessions that live.
+    alive: HashSet<Uuid>,
+    live: BTreeMap<Uuid, (Execution, Policy)>,
+    /// Finished before.
+    over: HashMap<Uuid, Execution>,
+}
+
+impl PgStore {
+    pub(super) async fn try_apply(&self, changes: &[Change]) -> Result<Vec<std::result::Result<Execution, Rejected>>> {
+        let mut tx = self.pool().begin().await?;
+        let mut known = self.known(&mut tx, changes).await?;
+        let mut touched: BTreeMap<Uuid, bool> = BTreeMap::new();
+        let mut answers = Vec::with_capacity(changes.len());
+        for change in changes {
+            let answer = known.decide(change);
+            if answer.is_ok() {
+                let only_progress = matches!(change.event, Event::Progressed { .. });
+                touched.entry(change.execution).and_modify(|only| *only &= only_progress).or_insert(only_progress);
+            }
+            answers.push(answer);
+        }
+        let of = |only: bool| -> Vec<&Execution> {
+            let ids = touched.iter().filter(|(_, o)| **o == only).map(|(id, _)| id);
+            ids.filter_map(|id| known.live.get(id).map(|(execution, _)| execution)).collect()
+        };
+        write::save_progress(&mut tx, &of(true)).await?;
+        write::save(&mut tx, &of(false)).await?;
+        tx.commit().await?;
+        Ok(answers)
+    }
+
+    async fn known(&self, tx: &mut PgConnection, changes: &[Change]) -> Result<Known> {
+        let ids: HashSet<Uuid> = changes.iter().map(|c| c.execution).collect();
+        let locked = lock(tx, &ids.iter().copied().collect::<Vec<_>>()).await?;
+        let sessions: HashSet<Uuid> =
+            changes.iter().filter_map(|c| c.event.spoken_for().map(|(session, _)| session)).collect();
+        // After the locks were got, so that a session that ended while this waited is seen as over.
+        let (now, alive) = living(tx, sessions).await?;
+        let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
+        let mut live = BTreeMap::new();
+        for l in locked {
+            let policy = policy_of(&specs, &l)?;
+            live.insert(l.execution.id, (l.execution, policy));
+        }
+        let missing: Vec<Uuid> = ids.into_iter().filter(|id| !live.contains_key(id)).collect();
+        let over = super::reads::history(tx, &missing).await?.into_iter().map(|e| (e.id, e)).collect();
+        Ok(Known { now, alive, live, over })
+    }
+
+    /// Applies an event to each of these (locked) executions and writes them. Those that the event means nothing to are left out.
+    pub(super) async fn apply_to(
+        &self,
+        tx: &mut PgConnection,
+        locked: Vec<Locked>,
+        now: DateTime<Utc>,
+        event: impl Fn(&Execution, &Policy) -> Event + Send,
+    ) -> Result<Vec<(Execution, Execution)>> {
+        let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
+        let mut changed = Vec::with_capacity(locked.len());
+        for l in locked {
+            let policy = policy_of(&specs, &l)?;
+            if let Ok(next) = applied(&l.execution, &event(&l.execution, &policy), &policy, now) {
+                changed.push((l.execution, next));
+            }
+        }
+        write::save(tx, &changed.iter().map(|(_, next)| next).collect::<Vec<_>>()).await?;
+        Ok(changed)
+    }
+}
+
+impl Known {
+    /// Applies one change to what is known, and answers.
+    fn decide(&mut self, change: &Change) -> std::result::Result<Execution, Rejected> {
+        let is_hidden = |execution: &Execution| change.tenant.is_some_and(|tenant| tenant != execution.tenant_id);
+        let Some((execution, policy)) = self.live.get_mut(&change.execution) else {
+            let over = self.over.get(&change.execution).filter(|e| !is_hidden(e)).ok_or(Rejected::Unknown)?;
+            return applied(over, &change.event, &super::release::unused_policy(), self.now);
+        };
+        if is_hidden(execution) {
+            return Err(Rejected::Unknown);
+        }
+        if let Some((session, epoch)) = change.event.spoken_for()
+            && !self.alive.contains(&session)
+            && !execution.is_done()
+        {
+            return Err(Rejected::StaleLease { epoch, newest: execution.epoch });
+        }
+        let next = applied(execution, &change.event, policy, self.now)?;
+        *execution = next.clone();
+        Ok(next)
+    }
+}
+
+/// Locks live executions, in the order of their ids.
+pub(super) async fn lock(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Locked>> {
+    let found = sqlx::query(concat!(
+        "select ",
+        live_columns!(),
+        " from live_executions e join scheduled_jobs j on j.id = e.job_id where e.id = any($1) order by e.id for update of e"
+    ))
+    .bind(ids)
+    .fetch_all(tx)
+    .await?;
+    found.iter().map(Locked::of).collect()
+}
+
+/// The clock, and which of these sessions live by it.
+async fn living(tx: &mut PgConnection, sessions: HashSet<Uuid>) -> Result<(DateTime<Utc>, HashSet<Uuid>)> {
+    let row = sqlx::query(
+        "select clock_timestamp() as now,
+            array(select id from agent_sessions where id = any($1) and expires_at > clock_timestamp()) as alive",
+    )
+    .bind(sessions.into_iter().collect::<Vec<_>>())
+    .fetch_one(tx)
+    .await?;
+    Ok((row.try_get("now")?, row.try_get::<Vec<Uuid>, _>("alive")?.into_iter().collect()))
+}

@@ -1,0 +1,31 @@
+//! [`Fires`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{PgStore, lanes, retried};
+use crate::execution::Execution;
+use crate::store::{DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, Releases, Result, Trigger};
+
+#[async_trait]
+impl Fires for PgStore {
+    async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
+        retried!(self.try_plan(ahead, limit, decide))
+    }
+
+    async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
+        retried!(self.try_release(limit, decide))
+    }
+
+    async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {
+        if triggers.is_empty() {
+            return Ok(Vec::new());
+        }
+        retried!(self.try_trigger(&triggers, decide))
+    }
+
+    async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {
+        lanes::after(self.pool(), id).await
+    }
+}

@@ -1,0 +1,196 @@
+//! [`Jobs`].
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use uuid::Uuid;
+
+use super::apply::Locked;
+use super::create::{is_name_taken, update};
+use super::lanes::Wanted;
+use super::rows::{job_columns, live_columns};
+use super::{PgStore, retried, rows, write};
+use crate::execution::{Event, Execution};
+use crate::job::Job;
+use crate::store::{ChangeJob, Changed, JobFilter, Jobs, NewJob, Page, Result, StoreError, text};
+
+#[async_trait]
+impl Jobs for PgStore {
+    async fn create_jobs(&self, jobs: Vec<NewJob>, quota: Option<i64>) -> Result<Vec<Job>> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tries = 0;
+        loop {
+            match retried!(self.try_create(&jobs, quota)) {
+                // A job was renamed to one of these names meanwhile. Once more: then it is seen, and it is known which.
+                Err(error) if is_name_taken(&error) && tries < 3 => tries += 1,
+                Err(error) if is_name_taken(&error) => return Err(StoreError::NameTaken { index: 0 }),
+                done => return done,
+            }
+        }
+    }
+
+    async fn job(&self, tenant: Uuid, id: Uuid) -> Result<Option<Job>> {
+        let found = sqlx::query(concat!(
+            "select ",
+            job_columns!(),
+            " from scheduled_jobs j where j.id = $1 and j.tenant_id = $2 and j.deleted_at is null"
+        ))
+        .bind(id)
+        .bind(tenant)
+        .fetch_optional(self.pool())
+        .await?;
+        found.map(|row| rows::job(&row, &self.inner.specs)).transpose()
+    }
+
+    async fn jobs(&self, tenant: Uuid, filter: &JobFilter, page: &Page) -> Result<Vec<Job>> {
+        let mut query =
+            QueryBuilder::<Postgres>::new(concat!("select ", job_columns!(), " from scheduled_jobs j where "));
+        query.push("j.deleted_at is null and j.tenant_id = ").push_bind(tenant);
+        if let Some(after) = page.after {
+            query.push(" and j.id < ").push_bind(after);
+        }
+        if let Some(status) = filter.status {
+            query.push(" and j.status = ").push_bind(status.as_json_str());
+        }
+        if let Some(job_type) = filter.job_type {
+            query.push(" and j.job_type = ").push_bind(job_type.as_json_str());
+        }
+        if let Some(tag) = &filter.tag {
+            query.push(" and j.tags ? ").push_bind(text::plain(tag).into_owned());
+        }
+        if let Some(name) = &filter.name {
+            // Not LIKE: what people type may hold its signs.
+            query.push(" and strpos(lower(j.name), lower(").push_bind(text::plain(name).into_owned());
+            query.push(")) > 0");
+        }
+        query.push(" order by j.id desc limit ").push_bind(page.limit.max(0));
+        let found = query.build().fetch_all(self.pool()).await?;
+        found.iter().map(|row| rows::job(row, &self.inner.specs)).collect()
+    }
+
+    async fn change_job(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {
+        match retried!(self.try_change(tenant, id, change)) {
+            Err(error) if is_name_taken(&error) => Err(StoreError::NameTaken { index: 0 }),
+            done => done,
+        }
+    }
+}
+
+impl PgStore {
+    async fn try_change(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {
+        let mut tx = self.pool().begin().await?;
+        let found = sqlx::query(concat!(
+            "select ",
+            job_columns!(),
+            " from scheduled_jobs j
+             where j.id = $1 and j.tenant_id = $2 and j.deleted_at is null for no key update of j"
+        ))
+        .bind(id)
+        .bind(tenant)
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(StoreError::NotFound)?;
+        let before = rows::job(&found, &self.inner.specs)?;
+        // After the lock was got, which may have taken a while.
+        let now = super::clock(&mut tx).await?;
+        let wanted = change(&before, now).map_err(|refused| StoreError::Refused(Box::new(refused)))?;
+        let mut job = changed(&before, wanted.job, now);
+        update(&mut tx, &job).await?;
+        self.move_waiting(&mut tx, &job).await?;
+        if wanted.unplan {
+            unplan(&mut tx, id, now).await?;
+        }
+        let mut cancelled = Vec::new();
+        if let Some(reason) = wanted.cancel {
+            let locked = lock_all(&mut tx, &before, now).await?;
+            let event = Event::CancelRequested { reason };
+            let ended = self.apply_to(&mut tx, locked, now, |_, _| event.clone()).await?;
+            cancelled = ended.into_iter().map(|(_, after)| after).collect::<Vec<Execution>>();
+        }
+        if let Some(omission) = &wanted.omission {
+            write::omit(&mut tx, &[(tenant, id, omission)], now).await?;
+        }
+        job.next_execution_at = next_fire(&mut tx, id).await?.or(job.cursor);
+        tx.commit().await?;
+        Ok(Changed { job, cancelled })
+    }
+}
+
+impl PgStore {
+    /// What has not begun will run the new version, so it has to wait where that can run.
+    async fn move_waiting(&self, tx: &mut PgConnection, job: &Job) -> Result<()> {
+        let lane = self.inner.lanes.ids(tx, &[Wanted::of(job.tenant_id, &job.spec)]).await?;
+        sqlx::query(
+            "update live_executions set lane_id = $2, queue = $3, priority = $4
+             where job_id = $1 and job_version = 0 and state < 2
+               and (lane_id, queue, priority) is distinct from ($2, $3::text, $4)",
+        )
+        .bind(job.id)
+        .bind(lane.first())
+        .bind(text::plain(&job.spec.queue).into_owned())
+        .bind(job.spec.priority)
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The job to write: what belongs to the store stays the store's.
+fn changed(before: &Job, wanted: Job, now: DateTime<Utc>) -> Job {
+    let micros = |at: Option<DateTime<Utc>>| at.map(|at| at.trunc_subsecs(6));
+    Job {
+        id: before.id,
+        tenant_id: before.tenant_id,
+        created_by: before.created_by,
+        created_at: before.created_at,
+        version: before.version + 1,
+        updated_at: now,
+        cursor: micros(wanted.cursor),
+        last_execution_at: micros(wanted.last_execution_at),
+        halted_at: micros(wanted.halted_at),
+        deleted_at: micros(wanted.deleted_at),
+        ..wanted
+    }
+}
+
+/// Takes back the fires that are planned and not yet due.
+async fn unplan(tx: &mut PgConnection, job: Uuid, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query(
+        "delete from live_executions where job_id = $1 and state = 0 and attempt = 0 and trigger_type = 1 and run_at > $2",
+    )
+    .bind(job)
+    .bind(now)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Locks what waits or runs of a job: everything but fires that are planned ahead.
+async fn lock_all(tx: &mut PgConnection, job: &Job, now: DateTime<Utc>) -> Result<Vec<Locked>> {
+    let found = sqlx::query(concat!(
+        "select ",
+        live_columns!(),
+        " from live_executions e join scheduled_jobs j on j.id = e.job_id
+         where e.tenant_id = $1 and e.job_id = $2
+           and (e.state > 0 or e.attempt > 0 or e.trigger_type <> 1 or e.run_at <= $3) order by e.id for update of e"
+    ))
+    .bind(job.tenant_id)
+    .bind(job.id)
+    .bind(now)
+    .fetch_all(tx)
+    .await?;
+    found.iter().map(Locked::of).collect()
+}
+
+async fn next_fire(tx: &mut PgConnection, job: Uuid) -> Result<Option<DateTime<Utc>>> {
+    let row = sqlx::query(
+        "select min(run_at) as next from live_executions
+         where job_id = $1 and state = 0 and attempt = 0 and trigger_type = 1",
+    )
+    .bind(job)
+    .fetch_one(tx)
+    .await?;
+    Ok(row.try_get("next")?)
+}

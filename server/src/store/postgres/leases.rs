@@ -1,0 +1,125 @@
+//! [`Leases`].
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::apply::Locked;
+use super::rows::live_columns;
+use super::{PgStore, limited, micros, retried};
+use crate::execution::{Event, Execution, Rejected};
+use crate::store::{Assign, Change, Claim, Claimed, Held, Leases, Reaped, Result};
+
+#[async_trait]
+impl Leases for PgStore {
+    async fn claim(&self, claim: &Claim<'_>, assign: &Assign<'_>) -> Result<Claimed> {
+        retried!(self.try_claim(claim, assign))
+    }
+
+    async fn apply(&self, changes: Vec<Change>) -> Result<Vec<std::result::Result<Execution, Rejected>>> {
+        if changes.is_empty() {
+            return Ok(Vec::new());
+        }
+        retried!(self.try_apply(&changes))
+    }
+
+    async fn reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {
+        retried!(self.try_reap(slack, limit))
+    }
+
+    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>> {
+        let found = sqlx::query(
+            "select session_id, id, epoch from live_executions
+             where session_id = any($1) and cancel_requested_at is not null order by id",
+        )
+        .bind(sessions)
+        .fetch_all(self.pool())
+        .await?;
+        found.iter().map(held).collect()
+    }
+}
+
+impl PgStore {
+    async fn try_reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {
+        let mut tx = self.pool().begin().await?;
+        let sessions = end_sessions(&mut tx, limit).await?;
+        let (locked, now, dead) = lock_lost(&mut tx, slack, limit).await?;
+        let is_full = locked.len() >= limit;
+        let changed = self
+            .apply_to(&mut tx, locked, now, |execution, _| match execution.lease() {
+                Some(lease) if dead.contains(&execution.id) => {
+                    Event::LeaseExpired { session_id: lease.session_id, epoch: execution.epoch }
+                }
+                _ => Event::TimedOut { epoch: execution.epoch },
+            })
+            .await?;
+        let next: Option<DateTime<Utc>> = sqlx::query_scalar(
+            "select least(
+                (select min(expires_at) from agent_sessions),
+                (select min(deadline) from live_executions where session_id is not null) + $1 * interval '1 microsecond')",
+        )
+        .bind(micros(slack))
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        let executions = changed.into_iter().filter_map(|(before, after)| Some((lease_of(&before)?, after))).collect();
+        // A full batch means that there may be more to take back at once.
+        Ok(Reaped { sessions, executions, next: if is_full { Some(now) } else { next } })
+    }
+}
+
+/// The lease that an execution holds.
+pub(super) fn lease_of(execution: &Execution) -> Option<Held> {
+    let lease = execution.lease()?;
+    Some(Held { session_id: lease.session_id, execution_id: execution.id, epoch: execution.epoch })
+}
+
+pub(super) fn held(row: &PgRow) -> Result<Held> {
+    Ok(Held { session_id: row.try_get("session_id")?, execution_id: row.try_get("id")?, epoch: row.try_get("epoch")? })
+}
+
+async fn end_sessions(tx: &mut PgConnection, limit: usize) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar(
+        "delete from agent_sessions where id in (
+            select id from agent_sessions where expires_at <= statement_timestamp() order by id limit $1 for update skip locked)
+         returning id",
+    )
+    .bind(limited(limit))
+    .fetch_all(tx)
+    .await?)
+}
+
+/// Leases whose session is over or whose time is up, locked, the clock, and which of them have lost their session. There are never more
+/// leases than the agents have slots, so they are looked through without an index on deadlines, which every start would have to move.
+async fn lock_lost(
+    tx: &mut PgConnection,
+    slack: Duration,
+    limit: usize,
+) -> Result<(Vec<Locked>, DateTime<Utc>, HashSet<Uuid>)> {
+    let found = sqlx::query(concat!(
+        "select ",
+        live_columns!(),
+        ", not exists (select 1 from agent_sessions s where s.id = e.session_id) as is_dead
+         from live_executions e join scheduled_jobs j on j.id = e.job_id
+         where e.session_id is not null and (e.deadline < statement_timestamp() - $1 * interval '1 microsecond'
+            or not exists (select 1 from agent_sessions s where s.id = e.session_id))
+         order by e.id limit $2 for update of e skip locked"
+    ))
+    .bind(micros(slack))
+    .bind(limited(limit))
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut dead = HashSet::new();
+    for row in &found {
+        if row.try_get("is_dead")? {
+            dead.insert(row.try_get("id")?);
+        }
+    }
+    let locked = found.iter().map(Locked::of).collect::<Result<_>>()?;
+    Ok((locked, super::clock(tx).await?, dead))
+}

@@ -1,0 +1,242 @@
+//! PostgreSQL.
+//!
+//! A call is one transaction, and hot statements work on sets (`unnest`). Rows are locked in the order of their ids; where two
+//! transactions cross all the same, the one that PostgreSQL ends is repeated here.
+
+mod apply;
+mod claim;
+mod create;
+mod fires;
+mod hints;
+mod idempotency;
+mod jobs;
+mod keys;
+mod lanes;
+mod leases;
+mod logs;
+mod partitions;
+mod plan;
+mod reads;
+mod release;
+mod rows;
+mod sessions;
+mod specs;
+mod stats;
+mod trigger;
+mod upkeep;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use tokio::sync::broadcast;
+
+use self::hints::Hints;
+use self::lanes::Lanes;
+use self::specs::Specs;
+use super::{Result, Store, StoreError, Wake};
+
+/// How to reach the database.
+#[derive(Clone, Debug)]
+pub struct PgOptions {
+    /// `postgres://user:password@host:port/database?...`
+    pub url: String,
+    pub max_connections: u32,
+    /// The schema that holds the tables; the connection's default where absent.
+    pub schema: Option<String>,
+    /// How long a call may wait for a connection.
+    pub acquire_timeout: Duration,
+    pub application_name: String,
+}
+
+impl PgOptions {
+    /// The defaults for an address.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            max_connections: 16,
+            schema: None,
+            acquire_timeout: Duration::from_secs(5),
+            application_name: "orrery".to_owned(),
+        }
+    }
+}
+
+/// The store in PostgreSQL. Cheap to clone.
+#[derive(Clone)]
+pub struct PgStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: PgPool,
+    connect: PgConnectOptions,
+    schema: Option<String>,
+    /// Sets this deployment's advisory locks and channel apart from others in the same database.
+    scope: i64,
+    specs: Specs,
+    lanes: Lanes,
+    hints: Hints,
+}
+
+/// Repeats a transaction that PostgreSQL ended because it crossed another one.
+macro_rules! retried {
+    ($call:expr) => {{
+        let mut tries = 0_u32;
+        loop {
+            match $call.await {
+                Err(error) if tries < 8 && $crate::store::postgres::crossed(&error) => {
+                    tries += 1;
+                    let wait = rand::random_range(0..(2_u64 << tries.min(6)));
+                    tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+                }
+                done => break done,
+            }
+        }
+    }};
+}
+use retried;
+
+/// Whether a transaction was ended only because it crossed another: a deadlock, or a failure to serialize.
+fn crossed(error: &StoreError) -> bool {
+    let StoreError::Unavailable(sqlx::Error::Database(db)) = error else { return false };
+    matches!(db.code().as_deref(), Some("40001" | "40P01"))
+}
+
+/// The unique index or constraint that an error speaks of.
+fn violated(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().filter(|db| db.is_unique_violation())?.constraint()
+}
+
+impl PgStore {
+    /// Connects, without looking at the tables; call [`PgStore::migrate`] before anything else.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; [`StoreError::Unusable`] where the schema's name is none.
+    pub async fn connect(options: PgOptions) -> Result<Self> {
+        if let Some(schema) = &options.schema {
+            check_schema(schema)?;
+        }
+        let connect: PgConnectOptions = options.url.parse::<PgConnectOptions>()?;
+        let connect = connect.application_name(&options.application_name);
+        let path = options.schema.clone();
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .after_connect(move |connection, _| {
+                let path = path.clone();
+                Box::pin(async move { settle(connection, path.as_deref()).await })
+            })
+            .connect_with(connect.clone())
+            .await?;
+        let schema: String = sqlx::query_scalar("select coalesce(current_schema(), '')").fetch_one(&pool).await?;
+        let scope = scope_of(options.schema.as_deref().unwrap_or(&schema));
+        let hints = Hints::start(pool.clone(), connect.clone(), scope);
+        let (specs, lanes) = (Specs::default(), Lanes::default());
+        Ok(Self { inner: Arc::new(Inner { pool, connect, schema: options.schema, scope, specs, lanes, hints }) })
+    }
+
+    /// Brings the tables to this version, and makes the partitions of this month and the next.
+    ///
+    /// # Errors
+    /// [`StoreError::Migration`], where the database is of a newer version too.
+    pub async fn migrate(&self) -> Result<()> {
+        // A connection without the limits of the others, for a migration may take its time.
+        let pool = PgPoolOptions::new().max_connections(1).connect_with(self.inner.connect.clone()).await?;
+        if let Some(schema) = &self.inner.schema {
+            create_schema(&pool, schema, self.inner.scope).await?;
+        }
+        sqlx::migrate!("../migrations/postgres").run(&pool).await?;
+        pool.close().await;
+        self.make_partitions(1).await?;
+        Ok(())
+    }
+
+    /// Closes the connections; calls that follow fail.
+    pub async fn close(&self) {
+        self.inner.pool.close().await;
+    }
+
+    fn pool(&self) -> &PgPool {
+        &self.inner.pool
+    }
+}
+
+/// Makes a schema and makes it the one of the pool's only connection.
+async fn create_schema(pool: &PgPool, schema: &str, scope: i64) -> Result<()> {
+    let mut tx = pool.begin().await?;
+    // Two coordinators that start at once would otherwise both try, and one would fail.
+    sqlx::query("select pg_advisory_xact_lock($1)").bind(scope).execute(&mut *tx).await?;
+    let create = format!("create schema if not exists \"{schema}\"");
+    sqlx::query(AssertSqlSafe(create)).execute(&mut *tx).await?;
+    sqlx::query("select set_config('search_path', $1, false)").bind(schema).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Settings of every connection: nothing may hold a lock, or wait for one, for long.
+async fn settle(connection: &mut PgConnection, schema: Option<&str>) -> sqlx::Result<()> {
+    let settings = "select set_config('statement_timeout', '30s', false), set_config('lock_timeout', '10s', false),
+        set_config('idle_in_transaction_session_timeout', '30s', false), set_config('jit', 'off', false),
+        set_config('timezone', 'UTC', false),
+        set_config('search_path', coalesce($1, current_setting('search_path')), false)";
+    sqlx::query(settings).bind(schema).execute(connection).await?;
+    Ok(())
+}
+
+fn check_schema(schema: &str) -> Result<()> {
+    let good = !schema.is_empty()
+        && schema.len() <= 63
+        && schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !schema.starts_with(|c: char| c.is_ascii_digit());
+    if good {
+        return Ok(());
+    }
+    Err(StoreError::Unusable(format!("schema {schema:?}: use a-z, 0-9 and _, not starting with a digit")))
+}
+
+fn scope_of(schema: &str) -> i64 {
+    let digest = Sha256::digest(schema.as_bytes());
+    let mut bytes = [0_u8; 8];
+    bytes.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(bytes)
+}
+
+/// Microseconds, for arithmetic with `interval '1 microsecond'`.
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
+}
+
+fn limited(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// The clock within a transaction, where no other statement has brought it along.
+async fn clock(connection: &mut PgConnection) -> Result<DateTime<Utc>> {
+    Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(connection).await?)
+}
+
+#[async_trait]
+impl Store for PgStore {
+    fn engine(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn now(&self) -> Result<DateTime<Utc>> {
+        Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
+    }
+
+    async fn wake(&self, hint: Wake) -> Result<()> {
+        self.inner.hints.tell(hint);
+        Ok(())
+    }
+
+    fn hints(&self) -> broadcast::Receiver<Wake> {
+        self.inner.hints.subscribe()
+    }
+}

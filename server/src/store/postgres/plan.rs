@@ -1,0 +1,135 @@
+//! From cursors to planned executions.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::lanes::Wanted;
+use super::rows::job_columns;
+use super::{PgStore, limited, micros, rows, write};
+use crate::execution::Execution;
+use crate::job::{Job, ScheduleKind};
+use crate::store::{DecidePlan, JobPlan, NewOmission, PlanCandidate, Planned, Result};
+
+/// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to
+/// stand before others meanwhile; it is back once one of them is omitted.
+macro_rules! plannable {
+    () => {
+        "j.status = 'active' and j.deleted_at is null and (j.max_executions is null or not exists (
+            select 1 from (
+                select count(*) as fires from live_executions p
+                where p.job_id = j.id and p.state = 0 and p.attempt = 0 and p.trigger_type = 1
+            ) o where o.fires > 0 and j.execution_count + o.fires >= j.max_executions))"
+    };
+}
+
+impl PgStore {
+    pub(super) async fn try_plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
+        let mut tx = self.pool().begin().await?;
+        let candidates = self.lock_due(&mut tx, ahead, limit).await?;
+        let plans: Vec<(&PlanCandidate, JobPlan)> = candidates.iter().map(|c| (c, decide(c))).collect();
+        let now = match candidates.first() {
+            Some(first) => first.now,
+            None => super::clock(&mut tx).await?,
+        };
+        let mut planned = Planned { jobs: candidates.len(), now, ..Planned::default() };
+        if !plans.is_empty() {
+            let fires = self.fires(&mut tx, &plans).await?;
+            let made: HashSet<Uuid> = write::insert(&mut tx, &fires).await?.into_iter().collect();
+            let fired: HashSet<Uuid> = fires.iter().filter(|f| made.contains(&f.id)).map(|f| f.job_id).collect();
+            planned.fires = made.len();
+            planned.next_run_at = fires.iter().map(|f| f.run_at).min();
+            let omissions: Vec<(Uuid, Uuid, &NewOmission)> = plans
+                .iter()
+                .flat_map(|(c, plan)| plan.omissions.iter().map(|o| (c.job.tenant_id, c.job.id, o)))
+                .collect();
+            planned.omissions = omissions.len();
+            write::omit(&mut tx, &omissions, now).await?;
+            advance(&mut tx, &plans, &fired).await?;
+        }
+        planned.next_cursor = sqlx::query_scalar(concat!(
+            "select min(j.next_execution_at) from scheduled_jobs j where j.next_execution_at is not null and ",
+            plannable!()
+        ))
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(planned)
+    }
+
+    async fn lock_due(&self, tx: &mut PgConnection, ahead: Duration, limit: usize) -> Result<Vec<PlanCandidate>> {
+        let found = sqlx::query(concat!(
+            "select ",
+            job_columns!(),
+            ", clock_timestamp() as now from scheduled_jobs j
+             where ",
+            plannable!(),
+            " and j.next_execution_at <= statement_timestamp() + $1 * interval '1 microsecond'
+             order by j.next_execution_at limit $2 for no key update of j skip locked"
+        ))
+        .bind(micros(ahead))
+        .bind(limited(limit))
+        .fetch_all(&mut *tx)
+        .await?;
+        let Some(first) = found.first() else { return Ok(Vec::new()) };
+        let now: DateTime<Utc> = first.try_get("now")?;
+        let horizon = now + chrono::Duration::from_std(ahead).unwrap_or_default();
+        let jobs: Vec<Job> = found.iter().map(|row| rows::job(row, &self.inner.specs)).collect::<Result<_>>()?;
+        let outstanding = outstanding(tx, &jobs).await?;
+        let candidate = |job: Job| {
+            let outstanding = outstanding.get(&job.id).copied().unwrap_or(0);
+            PlanCandidate { job, now, horizon, outstanding }
+        };
+        Ok(jobs.into_iter().map(candidate).collect())
+    }
+
+    async fn fires(&self, tx: &mut PgConnection, plans: &[(&PlanCandidate, JobPlan)]) -> Result<Vec<Execution>> {
+        let firing: Vec<&(&PlanCandidate, JobPlan)> = plans.iter().filter(|(_, plan)| !plan.fires.is_empty()).collect();
+        let wanted: Vec<Wanted> = firing.iter().map(|(c, _)| Wanted::of(c.job.tenant_id, &c.job.spec)).collect();
+        let lanes = self.inner.lanes.ids(tx, &wanted).await?;
+        Ok(firing
+            .iter()
+            .zip(lanes)
+            .flat_map(|((c, plan), lane)| plan.fires.iter().map(move |at| Execution::of_fire(&c.job, *at, lane, c.now)))
+            .collect())
+    }
+}
+
+/// Fires made and not yet due, by job.
+async fn outstanding(tx: &mut PgConnection, jobs: &[Job]) -> Result<HashMap<Uuid, i64>> {
+    let counts = sqlx::query(
+        "select job_id, count(*) as outstanding from live_executions
+         where job_id = any($1) and state = 0 and attempt = 0 and trigger_type = 1 group by job_id",
+    )
+    .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await?;
+    counts.iter().map(|row| Ok((row.try_get("job_id")?, row.try_get("outstanding")?))).collect()
+}
+
+/// Moves cursors on, if they are where they were read. A job without anything left to fire, and without a planned fire that would say
+/// so when it comes due, becomes inactive here.
+async fn advance(tx: &mut PgConnection, plans: &[(&PlanCandidate, JobPlan)], fired: &HashSet<Uuid>) -> Result<()> {
+    let finished = |(c, plan): &(&PlanCandidate, JobPlan)| {
+        plan.cursor.is_none()
+            && !fired.contains(&c.job.id)
+            && c.outstanding == 0
+            && c.job.spec.schedule.kind != ScheduleKind::Manual
+    };
+    sqlx::query(
+        "update scheduled_jobs j set next_execution_at = u.later,
+            status = case when u.finished then 'inactive' else j.status end
+         from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::boolean[]) as u(id, earlier, later, finished)
+         where j.id = u.id and j.next_execution_at is not distinct from u.earlier",
+    )
+    .bind(plans.iter().map(|(c, _)| c.job.id).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(c, _)| c.job.cursor).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(_, plan)| plan.cursor).collect::<Vec<_>>())
+    .bind(plans.iter().map(finished).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}

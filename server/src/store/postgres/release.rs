@@ -1,0 +1,323 @@
+//! From planned executions to pending ones.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use orrery_proto::v1::{JobStatus, TriggerType};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::apply::{Locked, policy_of};
+use super::rows::{job_columns, live_columns};
+use super::{PgStore, limited, rows, write};
+use crate::execution::{Event, Execution, Policy, State, apply};
+use crate::job::{Job, ScheduleKind};
+use crate::store::{DecideDue, DueFire, DueVerdict, NewOmission, Releases, Result, StoreError};
+
+/// Active executions of a job that are counted; more than any limit of a job that has one.
+const COUNTED: i64 = 10_000;
+
+/// What a release does, gathered before anything is written.
+#[derive(Default)]
+struct Batch {
+    /// In the order in which they came due.
+    due: Vec<Execution>,
+    /// Other executions that a replacement ends.
+    ended: BTreeMap<Uuid, Execution>,
+    /// Fires that do not happen.
+    dropped: Vec<Uuid>,
+    omissions: Vec<(Uuid, Uuid, NewOmission)>,
+    /// Executions that count, by job.
+    counted: HashMap<Uuid, i64>,
+    /// Those that `replace` ended or asked to end.
+    cancelled: Vec<Execution>,
+}
+
+impl PgStore {
+    pub(super) async fn try_release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
+        let mut tx = self.pool().begin().await?;
+        let (due, now) = lock_due(&mut tx, limit).await?;
+        let jobs = self.lock_jobs(&mut tx, &due).await?;
+        // A job that somebody else has locked just now keeps its fires until the next round.
+        let due: Vec<Execution> = due.into_iter().filter(|e| e.attempt > 0 || jobs.contains_key(&e.job_id)).collect();
+        let fires = offered(&mut tx, &due, &jobs).await?;
+        let verdicts: HashMap<Uuid, DueVerdict> =
+            fires.iter().map(|f| f.execution.id).zip(decide(&fires, now)).collect();
+        let others = self.replaced(&mut tx, &due, &verdicts).await?;
+        let batch = Batch::gather(due, &jobs, &verdicts, &others, now)?;
+        batch.write(&mut tx, now).await?;
+        settle_jobs(&mut tx, &jobs, &batch, &fires, now).await?;
+        let next_due =
+            sqlx::query_scalar("select min(run_at) from live_executions where state = 0").fetch_one(&mut *tx).await?;
+        tx.commit().await?;
+        let lag = batch.due.iter().map(|e| now - e.run_at).max().and_then(|lag| lag.to_std().ok());
+        Ok(Releases {
+            released: batch.due.len(),
+            omitted: batch.omissions.len(),
+            cancelled: batch.cancelled,
+            next_due,
+            worst_lag: lag.unwrap_or_default(),
+            now,
+        })
+    }
+
+    /// Locks the jobs of first attempts: they are counted, and their overlap is decided.
+    async fn lock_jobs(&self, tx: &mut PgConnection, due: &[Execution]) -> Result<HashMap<Uuid, Job>> {
+        let ids: HashSet<Uuid> = due.iter().filter(|e| e.attempt == 0).map(|e| e.job_id).collect();
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let found = sqlx::query(concat!(
+            "select ",
+            job_columns!(),
+            " from scheduled_jobs j where j.id = any($1) order by j.id for no key update of j skip locked"
+        ))
+        .bind(ids.into_iter().collect::<Vec<_>>())
+        .fetch_all(tx)
+        .await?;
+        found.iter().map(|row| rows::job(row, &self.inner.specs).map(|job| (job.id, job))).collect()
+    }
+
+    /// The active executions, locked, of jobs with a fire that replaces them.
+    async fn replaced(
+        &self,
+        tx: &mut PgConnection,
+        due: &[Execution],
+        verdicts: &HashMap<Uuid, DueVerdict>,
+    ) -> Result<Vec<(Execution, Policy)>> {
+        let replacing = |e: &&Execution| matches!(verdicts.get(&e.id), Some(DueVerdict::Replace(_)));
+        let jobs: Vec<Uuid> = due.iter().filter(replacing).map(|e| e.job_id).collect();
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tenants: Vec<Uuid> = due.iter().filter(replacing).map(|e| e.tenant_id).collect();
+        let found = sqlx::query(concat!(
+            "select ",
+            live_columns!(),
+            " from live_executions e join scheduled_jobs j on j.id = e.job_id
+             where (e.tenant_id, e.job_id) in (select * from unnest($1::uuid[], $2::uuid[]))
+               and (e.state > 0 or e.attempt > 0) and e.id <> all($3) order by e.id for update of e"
+        ))
+        .bind(tenants)
+        .bind(jobs)
+        .bind(due.iter().map(|e| e.id).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
+        .await?;
+        let locked = found.iter().map(Locked::of).collect::<Result<Vec<_>>>()?;
+        let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
+        locked.into_iter().map(|l| Ok((l.execution.clone(), policy_of(&specs, &l)?))).collect()
+    }
+}
+
+impl Batch {
+    fn gather(
+        due: Vec<Execution>,
+        jobs: &HashMap<Uuid, Job>,
+        verdicts: &HashMap<Uuid, DueVerdict>,
+        others: &[(Execution, Policy)],
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        let mut batch = Self::default();
+        // Retries first: they are active already, so a replacement in this batch ends them too.
+        let (retries, first): (Vec<_>, Vec<_>) = due.into_iter().partition(|e| e.attempt > 0);
+        for execution in retries {
+            batch.due.push(come_due(&execution, now)?);
+        }
+        for execution in first {
+            let job = jobs.get(&execution.job_id);
+            let verdict = verdicts.get(&execution.id).unwrap_or(&DueVerdict::Admit);
+            if execution.trigger == TriggerType::Scheduled && job.is_some_and(|job| batch.is_full(job)) {
+                // The job has had all its executions: this fire was planned before it was known.
+                batch.dropped.push(execution.id);
+                continue;
+            }
+            if let DueVerdict::Omit(omission) = verdict {
+                batch.dropped.push(execution.id);
+                batch.omissions.push((execution.tenant_id, execution.job_id, omission.clone()));
+                continue;
+            }
+            if let DueVerdict::Replace(reason) = verdict {
+                batch.replace(execution.job_id, reason, others, now);
+            }
+            *batch.counted.entry(execution.job_id).or_default() += 1;
+            batch.due.push(come_due(&execution, now)?);
+        }
+        Ok(batch)
+    }
+
+    fn is_full(&self, job: &Job) -> bool {
+        job.spec.max_executions.is_some_and(|max| self.count_of(job) >= max)
+    }
+
+    fn count_of(&self, job: &Job) -> i64 {
+        job.execution_count + self.counted.get(&job.id).copied().unwrap_or(0)
+    }
+
+    fn replace(&mut self, job: Uuid, reason: &str, others: &[(Execution, Policy)], now: DateTime<Utc>) {
+        let event = Event::CancelRequested { reason: reason.to_owned() };
+        for (other, policy) in others {
+            let known = self.ended.contains_key(&other.id) || other.cancel_requested_at.is_some();
+            if other.job_id != job || known {
+                continue;
+            }
+            if let Ok(ended) = apply(other, &event, policy, now) {
+                self.cancelled.push(ended.clone());
+                self.ended.insert(other.id, ended);
+            }
+        }
+        let unused = unused_policy();
+        for earlier in self.due.iter_mut().filter(|e| e.job_id == job && !e.is_done()) {
+            if let Ok(ended) = apply(earlier, &event, &unused, now) {
+                self.cancelled.push(ended.clone());
+                *earlier = ended;
+            }
+        }
+    }
+
+    async fn write(&self, tx: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
+        let pending: Vec<Uuid> = self.due.iter().filter(|e| e.state == State::Pending).map(|e| e.id).collect();
+        if !pending.is_empty() {
+            let release = "update live_executions set state = 1 where id = any($1)";
+            sqlx::query(release).bind(pending).execute(&mut *tx).await?;
+        }
+        let ended: Vec<&Execution> = self.due.iter().filter(|e| e.is_done()).chain(self.ended.values()).collect();
+        write::save(tx, &ended).await?;
+        if !self.dropped.is_empty() {
+            let drop = "delete from live_executions where id = any($1)";
+            sqlx::query(drop).bind(&self.dropped).execute(&mut *tx).await?;
+        }
+        let omissions: Vec<(Uuid, Uuid, &NewOmission)> = self.omissions.iter().map(|(t, j, o)| (*t, *j, o)).collect();
+        write::omit(tx, &omissions, now).await
+    }
+}
+
+fn come_due(execution: &Execution, now: DateTime<Utc>) -> Result<Execution> {
+    apply(execution, &Event::Due, &unused_policy(), now)
+        .map_err(|rejected| rows::corrupt("live_executions", "state", rejected))
+}
+
+/// For events that ask no policy.
+pub(super) fn unused_policy() -> Policy {
+    Policy { retry: crate::job::RetryPolicy::default(), delivery: orrery_proto::v1::Delivery::AtLeastOnce, random: 0.0 }
+}
+
+async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Vec<Execution>, DateTime<Utc>)> {
+    let found = sqlx::query(concat!(
+        "select ",
+        live_columns!(),
+        ", clock_timestamp() as now from live_executions e join scheduled_jobs j on j.id = e.job_id
+         where e.state = 0 and e.run_at <= statement_timestamp() order by e.run_at, e.id limit $1 for update of e skip locked"
+    ))
+    .bind(limited(limit))
+    .fetch_all(&mut *tx)
+    .await?;
+    let now = match found.first() {
+        Some(first) => first.try_get("now")?,
+        None => super::clock(tx).await?,
+    };
+    Ok((found.iter().map(rows::live).collect::<Result<_>>()?, now))
+}
+
+/// The fires that overlap and misfire are decided for: first attempts that a schedule made.
+async fn offered(tx: &mut PgConnection, due: &[Execution], jobs: &HashMap<Uuid, Job>) -> Result<Vec<DueFire>> {
+    let fires: Vec<(&Execution, &Job)> = due
+        .iter()
+        .filter(|e| e.attempt == 0 && e.trigger == TriggerType::Scheduled)
+        .filter_map(|e| jobs.get(&e.job_id).map(|job| (e, job)))
+        .collect();
+    let loads = loads(tx, fires.iter().map(|(_, job)| (job.tenant_id, job.id))).await?;
+    let fire = |(execution, job): (&Execution, &Job)| {
+        let (active, waiting) = loads.get(&job.id).copied().unwrap_or_default();
+        DueFire { execution: execution.clone(), job: job.clone(), active, waiting }
+    };
+    Ok(fires.into_iter().map(fire).collect())
+}
+
+/// Active executions of jobs, and how many of them wait for their first lease, counted up to a bound.
+pub(super) async fn loads(
+    tx: &mut PgConnection,
+    jobs: impl Iterator<Item = (Uuid, Uuid)>,
+) -> Result<HashMap<Uuid, (i64, i64)>> {
+    let (tenants, jobs): (Vec<Uuid>, Vec<Uuid>) = jobs.collect::<HashSet<_>>().into_iter().unzip();
+    if jobs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let counts = sqlx::query(
+        "select u.job_id, c.active, c.waiting from unnest($1::uuid[], $2::uuid[]) as u(tenant_id, job_id)
+         cross join lateral (
+            select count(*) as active, count(*) filter (where a.state = 1 and a.attempt = 0) as waiting from (
+                select e.state, e.attempt from live_executions e
+                where e.tenant_id = u.tenant_id and e.job_id = u.job_id and (e.state > 0 or e.attempt > 0) limit $3
+            ) a
+         ) c",
+    )
+    .bind(tenants)
+    .bind(jobs)
+    .bind(COUNTED)
+    .fetch_all(tx)
+    .await?;
+    counts.iter().map(|r| Ok((r.try_get("job_id")?, (r.try_get("active")?, r.try_get("waiting")?)))).collect()
+}
+
+/// Counts executions, and makes jobs inactive that have had their last one.
+async fn settle_jobs(
+    tx: &mut PgConnection,
+    jobs: &HashMap<Uuid, Job>,
+    batch: &Batch,
+    fires: &[DueFire],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let counted: Vec<(&Job, i64)> =
+        batch.counted.iter().filter_map(|(id, count)| jobs.get(id).map(|job| (job, *count))).collect();
+    count(tx, &counted, now).await?;
+    let touched: HashSet<Uuid> = fires
+        .iter()
+        .filter(|f| f.job.status == JobStatus::Active && f.job.cursor.is_none())
+        .filter(|f| f.job.spec.schedule.kind != ScheduleKind::Manual)
+        .map(|f| f.job.id)
+        .collect();
+    if touched.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update scheduled_jobs j set status = 'inactive'
+         where j.id = any($1) and j.status = 'active' and j.next_execution_at is null and not exists (
+            select 1 from live_executions e where e.job_id = j.id and e.state = 0 and e.attempt = 0 and e.trigger_type = 1)",
+    )
+    .bind(touched.into_iter().collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Adds executions to their (locked) jobs. One that has reached its maximum becomes inactive, and what is planned of it is taken back.
+pub(super) async fn count(
+    tx: &mut PgConnection,
+    counted: &[(&Job, i64)],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    if counted.is_empty() {
+        return Ok(());
+    }
+    let full =
+        |(job, more): &&(&Job, i64)| job.spec.max_executions.is_some_and(|max| job.execution_count + more >= max);
+    sqlx::query(
+        "update scheduled_jobs j set execution_count = j.execution_count + u.more, last_execution_at = $3,
+            status = case when u.is_full then 'inactive' else j.status end,
+            next_execution_at = case when u.is_full then null else j.next_execution_at end
+         from unnest($1::uuid[], $2::bigint[], $4::boolean[]) as u(id, more, is_full) where j.id = u.id",
+    )
+    .bind(counted.iter().map(|(job, _)| job.id).collect::<Vec<_>>())
+    .bind(counted.iter().map(|(_, more)| *more).collect::<Vec<_>>())
+    .bind(now)
+    .bind(counted.iter().map(|c| full(&c)).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    let full: Vec<Uuid> = counted.iter().filter(full).map(|(job, _)| job.id).collect();
+    if !full.is_empty() {
+        let unplan =
+            "delete from live_executions where job_id = any($1) and state = 0 and attempt = 0 and trigger_type = 1";
+        sqlx::query(unplan).bind(full).execute(tx).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! How executions, omissions and jobs are written: always as sets.
+
+use chrono::{DateTime, Utc};
+use orrery_proto::v1::{ErrorType, TriggerType};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::rows::{LEASED, PENDING, SCHEDULED, trigger_number};
+use crate::execution::{AttemptOutcome, Execution, Outcome, State, instant_of, manual_id};
+use crate::store::{NewOmission, Result, text};
+
+/// One column of a set of rows.
+fn column<'a, R, T>(rows: &[&'a R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(|row| of(row)).collect()
+}
+
+fn plain(text: &str) -> String {
+    text::plain(text).into_owned()
+}
+
+fn state_number(state: &State) -> i16 {
+    match state {
+        State::Scheduled => SCHEDULED,
+        // A finished execution is never written here.
+        State::Pending | State::Done(_) => PENDING,
+        State::Leased(_) | State::Running(_) => LEASED,
+    }
+}
+
+fn progress(execution: &Execution) -> i16 {
+    i16::try_from(execution.progress).unwrap_or(0)
+}
+
+fn attempts(execution: &Execution) -> Option<String> {
+    if execution.attempts.is_empty() {
+        return None;
+    }
+    // Plain values always can be written.
+    serde_json::to_string(&execution.attempts).ok()
+}
+
+/// Inserts new executions (state Scheduled or Pending); answers with the ids of those that did not exist yet. One that is in history
+/// already is refused too, whatever the cursor says.
+pub(super) async fn insert(connection: &mut PgConnection, executions: &[Execution]) -> Result<Vec<Uuid>> {
+    if executions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<&Execution> = executions.iter().collect();
+    let inserted = sqlx::query(
+        "insert into live_executions (id, tenant_id, job_id, lane_id, scheduled_at, run_at, created_at, priority, state,
+            trigger_type, triggered_by, retry_of, queue, traceparent, parameters)
+         select u.* from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
+            $7::timestamptz[], $8::integer[], $9::smallint[], $10::smallint[], $11::uuid[], $12::uuid[], $13::text[], $14::text[],
+            $15::text[]) as u(id, tenant_id, job_id, lane_id, scheduled_at, run_at, created_at, priority, state, trigger_type,
+            triggered_by, retry_of, queue, traceparent, parameters)
+         where not exists (select 1 from job_executions h where h.id = u.id)
+         on conflict (id) do nothing returning id",
+    )
+    .bind(column(&rows, |e| e.id))
+    .bind(column(&rows, |e| e.tenant_id))
+    .bind(column(&rows, |e| e.job_id))
+    .bind(column(&rows, |e| e.lane_id))
+    .bind(column(&rows, |e| e.scheduled_at))
+    .bind(column(&rows, |e| e.run_at))
+    .bind(column(&rows, |e| e.created_at))
+    .bind(column(&rows, |e| e.priority))
+    .bind(column(&rows, |e| state_number(&e.state)))
+    .bind(column(&rows, |e| trigger_number(e.trigger)))
+    .bind(column(&rows, |e| e.triggered_by))
+    .bind(column(&rows, |e| e.retry_of))
+    .bind(column(&rows, |e| plain(&e.queue)))
+    .bind(column(&rows, |e| e.traceparent.as_deref().map(plain)))
+    .bind(column(&rows, |e| e.parameters.as_deref().map(plain)))
+    .fetch_all(connection)
+    .await?;
+    inserted.iter().map(|row| Ok(row.try_get("id")?)).collect()
+}
+
+/// Writes executions as they stand now; the caller holds their locks. Those that are over move to history.
+pub(super) async fn save(connection: &mut PgConnection, executions: &[&Execution]) -> Result<()> {
+    let (over, live): (Vec<&Execution>, Vec<&Execution>) = executions.iter().copied().partition(|e| e.is_done());
+    if !live.is_empty() {
+        update(connection, &live).await?;
+    }
+    if !over.is_empty() {
+        finish(connection, &over).await?;
+    }
+    Ok(())
+}
+
+/// Writes nothing but how far executions have got.
+pub(super) async fn save_progress(connection: &mut PgConnection, executions: &[&Execution]) -> Result<()> {
+    if executions.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update live_executions e set progress = u.progress from unnest($1::uuid[], $2::smallint[]) as u(id, progress)
+         where e.id = u.id",
+    )
+    .bind(column(executions, |e| e.id))
+    .bind(column(executions, progress))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()> {
+    sqlx::query(
+        "update live_executions e set state = u.state, run_at = u.run_at, attempt = u.attempt, epoch = u.epoch, losses = u.losses,
+            job_version = u.job_version, progress = u.progress, attempts = u.attempts,
+            cancel_requested_at = u.cancel_requested_at, cancel_reason = u.cancel_reason, session_id = u.session_id,
+            worker_name = u.worker_name, granted_at = u.granted_at, started_at = u.started_at, deadline = u.deadline
+         from unnest($1::uuid[], $2::smallint[], $3::timestamptz[], $4::integer[], $5::bigint[], $6::integer[], $7::bigint[],
+            $8::smallint[], $9::text[], $10::timestamptz[], $11::text[], $12::uuid[], $13::text[], $14::timestamptz[],
+            $15::timestamptz[], $16::timestamptz[]) as u(id, state, run_at, attempt, epoch, losses, job_version, progress,
+            attempts, cancel_requested_at, cancel_reason, session_id, worker_name, granted_at, started_at, deadline)
+         where e.id = u.id",
+    )
+    .bind(column(rows, |e| e.id))
+    .bind(column(rows, |e| state_number(&e.state)))
+    .bind(column(rows, |e| e.run_at))
+    .bind(column(rows, |e| e.attempt))
+    .bind(column(rows, |e| e.epoch))
+    .bind(column(rows, |e| e.losses))
+    .bind(column(rows, |e| e.job_version))
+    .bind(column(rows, progress))
+    .bind(column(rows, attempts))
+    .bind(column(rows, |e| e.cancel_requested_at))
+    .bind(column(rows, |e| e.cancel_reason.as_deref().map(plain)))
+    .bind(column(rows, |e| e.lease().map(|l| l.session_id)))
+    .bind(column(rows, |e| e.lease().map(|l| plain(&l.worker_name))))
+    .bind(column(rows, |e| e.lease().map(|l| l.granted_at)))
+    .bind(column(rows, |e| e.lease().and_then(|l| l.started_at)))
+    .bind(column(rows, |e| e.lease().map(|l| l.deadline)))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Moves executions to history.
+async fn finish(connection: &mut PgConnection, executions: &[&Execution]) -> Result<()> {
+    let over: Vec<(&Execution, &Outcome)> = executions
+        .iter()
+        .filter_map(|e| match &e.state {
+            State::Done(outcome) => Some((*e, outcome)),
+            _ => None,
+        })
+        .collect();
+    let rows: Vec<&(&Execution, &Outcome)> = over.iter().collect();
+    sqlx::query(
+        "with gone as (delete from live_executions where id = any($1::uuid[]))
+         insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
+            created_at, started_at, completed_at, duration_ms, result, error_type, error_message, error_stack, retry_count,
+            worker_id, worker_name, memory_peak_mb, cpu_time_ms, attempts, parameters, epoch, attempt, losses, queue, lane_id,
+            priority, job_version, retry_of, cancel_requested_at, cancel_reason, traceparent, delayed)
+         select id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at, created_at, started_at,
+            completed_at, duration_ms, result::jsonb, error_type, error_message, error_stack, retry_count, worker_id, worker_name,
+            memory_peak_mb, cpu_time_ms, attempts::jsonb, parameters::jsonb, epoch, attempt, losses, queue, lane_id, priority,
+            job_version, retry_of, cancel_requested_at, cancel_reason, traceparent, delayed
+         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::smallint[], $8::timestamptz[],
+            $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::bigint[], $14::text[], $15::text[],
+            $16::text[], $17::text[], $18::integer[], $19::uuid[], $20::text[], $21::double precision[], $22::bigint[],
+            $23::text[], $24::text[], $25::bigint[], $26::integer[], $27::integer[], $28::text[], $29::bigint[], $30::integer[],
+            $31::bigint[], $32::uuid[], $33::timestamptz[], $34::text[], $35::text[], $36::boolean[]) as u(id, job_id, tenant_id,
+            trigger_type, triggered_by, status, progress, scheduled_at, run_at, created_at, started_at, completed_at, duration_ms,
+            result, error_type, error_message, error_stack, retry_count, worker_id, worker_name, memory_peak_mb, cpu_time_ms,
+            attempts, parameters, epoch, attempt, losses, queue, lane_id, priority, job_version, retry_of, cancel_requested_at,
+            cancel_reason, traceparent, delayed)",
+    )
+    .bind(column(&rows, |(e, _)| e.id))
+    .bind(column(&rows, |(e, _)| e.job_id))
+    .bind(column(&rows, |(e, _)| e.tenant_id))
+    .bind(column(&rows, |(e, _)| e.trigger.as_json_str()))
+    .bind(column(&rows, |(e, _)| e.triggered_by))
+    .bind(column(&rows, |(_, o)| o.status.as_json_str()))
+    .bind(column(&rows, |(e, _)| progress(e)))
+    .bind(column(&rows, |(e, _)| e.scheduled_at))
+    .bind(column(&rows, |(e, _)| e.run_at))
+    .bind(column(&rows, |(e, _)| e.created_at))
+    .bind(column(&rows, |(_, o)| o.started_at))
+    .bind(column(&rows, |(_, o)| o.completed_at))
+    .bind(column(&rows, |(_, o)| o.duration_ms))
+    .bind(column(&rows, |(_, o)| o.result.as_deref().map(|r| text::jsonb(r).into_owned())))
+    .bind(column(&rows, |(_, o)| o.error_type.as_ref().map(ErrorType::as_json_str)))
+    .bind(column(&rows, |(_, o)| plain(&o.error_message)))
+    .bind(column(&rows, |(_, o)| plain(&o.error_stack)))
+    .bind(column(&rows, |(e, _)| retries(e)))
+    .bind(column(&rows, |(_, o)| o.session_id))
+    .bind(column(&rows, |(_, o)| plain(&o.worker_name)))
+    .bind(column(&rows, |(_, o)| o.memory_peak_mb))
+    .bind(column(&rows, |(_, o)| o.cpu_time_ms))
+    .bind(column(&rows, |(e, _)| attempts(e).map(|a| text::jsonb(&a).into_owned())))
+    .bind(column(&rows, |(e, _)| e.parameters.as_deref().map(|p| text::jsonb(p).into_owned())))
+    .bind(column(&rows, |(e, _)| e.epoch))
+    .bind(column(&rows, |(e, _)| e.attempt))
+    .bind(column(&rows, |(e, _)| e.losses))
+    .bind(column(&rows, |(e, _)| plain(&e.queue)))
+    .bind(column(&rows, |(e, _)| e.lane_id))
+    .bind(column(&rows, |(e, _)| e.priority))
+    .bind(column(&rows, |(e, _)| e.job_version))
+    .bind(column(&rows, |(e, _)| e.retry_of))
+    .bind(column(&rows, |(e, _)| e.cancel_requested_at))
+    .bind(column(&rows, |(e, _)| e.cancel_reason.as_deref().map(plain)))
+    .bind(column(&rows, |(e, _)| e.traceparent.as_deref().map(plain)))
+    .bind(column(&rows, |(e, _)| delayed(e)))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Attempts that were repeated because they failed.
+fn retries(execution: &Execution) -> i32 {
+    let earlier = execution.attempts.split_last().map_or(&[][..], |(_, earlier)| earlier);
+    let failed = earlier.iter().filter(|a| a.outcome == AttemptOutcome::Failed).count();
+    i32::try_from(failed).unwrap_or(i32::MAX)
+}
+
+/// Whether the scheduled instant is not the one in the id, so that a range of ids does not find it.
+fn delayed(execution: &Execution) -> bool {
+    execution.trigger != TriggerType::Scheduled
+        && instant_of(execution.id).timestamp_millis() != execution.scheduled_at.timestamp_millis()
+}
+
+/// Writes down fires that did not happen: (tenant, job, omission).
+pub(super) async fn omit(
+    connection: &mut PgConnection,
+    omissions: &[(Uuid, Uuid, &NewOmission)],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    if omissions.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<&(Uuid, Uuid, &NewOmission)> = omissions.iter().collect();
+    sqlx::query(
+        "insert into fire_omissions (id, tenant_id, job_id, reason, from_at, to_at, count, detail, created_at)
+         select u.*, $9 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[], $6::timestamptz[],
+            $7::bigint[], $8::text[]) as u",
+    )
+    .bind(ids(omissions.len(), now))
+    .bind(column(&rows, |o| o.0))
+    .bind(column(&rows, |o| o.1))
+    .bind(column(&rows, |o| plain(&o.2.reason)))
+    .bind(column(&rows, |o| o.2.from))
+    .bind(column(&rows, |o| o.2.to))
+    .bind(column(&rows, |o| o.2.count))
+    .bind(column(&rows, |o| plain(&o.2.detail)))
+    .bind(now)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Ids of one instant, rising.
+pub(super) fn ids(count: usize, now: DateTime<Utc>) -> Vec<Uuid> {
+    (0..count).map(|_| manual_id(now)).collect()
+}

@@ -1,0 +1,286 @@
+//! Rows of executions: how they are read, stepped by an event, and written. Shared by the traits beside.
+
+use chrono::{DateTime, Utc};
+use orrery_proto::v1::Delivery;
+use sqlx::{Sqlite, Transaction};
+use uuid::Uuid;
+
+use super::rows::{self, cut, micros, select_finished, select_live};
+use super::{SqliteStore, Work};
+use crate::execution::{AttemptOutcome, Event, Execution, Outcome, Policy, Rejected, State, apply, manual_id};
+use crate::job::RetryPolicy;
+use crate::store::Result;
+use crate::store::text::{jsonb, plain};
+
+/// What takes a place of its job, as [`Execution::is_active`] has it.
+macro_rules! active {
+    () => {
+        "(state in ('pending', 'leased', 'running') or (state = 'scheduled' and attempt > 0))"
+    };
+}
+
+/// Fires that are planned and not yet released.
+macro_rules! planned {
+    () => {
+        "(state = 'scheduled' and attempt = 0 and trigger_type = 'scheduled')"
+    };
+}
+
+pub(super) use {active, planned};
+
+impl SqliteStore {
+    /// The execution after an event, written.
+    pub(super) async fn step(
+        &self,
+        work: &mut Work,
+        execution: &Execution,
+        event: &Event,
+    ) -> Result<std::result::Result<Execution, Rejected>> {
+        let policy = self.policy(work, execution, event).await?;
+        let mut next = match apply(execution, event, &policy, work.now) {
+            Ok(next) => next,
+            Err(rejected) => return Ok(Err(rejected)),
+        };
+        cut(&mut next);
+        save(&mut work.tx, &next).await?;
+        Ok(Ok(next))
+    }
+
+    /// What of the job decides over the event. Only the end of an attempt asks for it.
+    async fn policy(&self, work: &mut Work, execution: &Execution, event: &Event) -> Result<Policy> {
+        let ends = matches!(event, Event::Finished { .. } | Event::LeaseExpired { .. } | Event::TimedOut { .. });
+        if !ends || execution.job_version == 0 {
+            return Ok(Policy { retry: RetryPolicy::default(), delivery: Delivery::AtLeastOnce, random: 0.0 });
+        }
+        let spec = self.spec(work, execution.job_id, execution.job_version).await?;
+        Ok(Policy { retry: spec.retry.clone(), delivery: spec.delivery, random: rand::random() })
+    }
+
+    /// Asks executions to end; those that an event did change are returned.
+    pub(super) async fn cancel_all(
+        &self,
+        work: &mut Work,
+        executions: &[Execution],
+        reason: &str,
+    ) -> Result<Vec<Execution>> {
+        let event = Event::CancelRequested { reason: plain(reason).into_owned() };
+        let mut cancelled = Vec::new();
+        for execution in executions {
+            if let Ok(next) = self.step(work, execution, &event).await? {
+                cancelled.push(next);
+            }
+        }
+        Ok(cancelled)
+    }
+}
+
+/// A live execution.
+pub(super) async fn live(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> Result<Option<Execution>> {
+    let row = sqlx::query(select_live!("where id = ?")).bind(id).fetch_optional(&mut **tx).await?;
+    row.as_ref().map(rows::live).transpose()
+}
+
+/// A finished execution.
+pub(super) async fn finished(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> Result<Option<Execution>> {
+    let row = sqlx::query(select_finished!("where id = ?")).bind(id).fetch_optional(&mut **tx).await?;
+    row.as_ref().map(rows::finished).transpose()
+}
+
+/// An execution, wherever it stands.
+pub(super) async fn any(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> Result<Option<Execution>> {
+    match live(tx, id).await? {
+        Some(execution) => Ok(Some(execution)),
+        None => finished(tx, id).await,
+    }
+}
+
+/// Inserts a live execution; `false` where it exists, live or finished.
+pub(super) async fn insert(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<bool> {
+    let done = sqlx::query(
+        "insert into live_executions (id, tenant_id, job_id, trigger_type, triggered_by, lane_id, queue, priority, \
+         scheduled_at, run_at, created_at, state, parameters, retry_of, traceparent) \
+         select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15 \
+         where not exists (select 1 from job_executions where id = ?1) on conflict (id) do nothing",
+    )
+    .bind(execution.id)
+    .bind(execution.tenant_id)
+    .bind(execution.job_id)
+    .bind(execution.trigger.as_json_str())
+    .bind(execution.triggered_by)
+    .bind(execution.lane_id)
+    .bind(&execution.queue)
+    .bind(execution.priority)
+    .bind(micros(execution.scheduled_at))
+    .bind(micros(execution.run_at))
+    .bind(micros(execution.created_at))
+    .bind(execution.state.name())
+    .bind(execution.parameters.as_deref().map(plain))
+    .bind(execution.retry_of)
+    .bind(execution.traceparent.as_deref().map(plain))
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Takes a live execution away, as though it had never been.
+pub(super) async fn delete(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> Result<()> {
+    sqlx::query("delete from live_executions where id = ?").bind(id).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// The active executions of a job but one.
+pub(super) async fn active_of(tx: &mut Transaction<'static, Sqlite>, job: Uuid, but: Uuid) -> Result<Vec<Execution>> {
+    let found = sqlx::query(select_live!("where job_id = ? and id <> ? and ", active!(), " order by id"))
+        .bind(job)
+        .bind(but)
+        .fetch_all(&mut **tx)
+        .await?;
+    found.iter().map(rows::live).collect()
+}
+
+/// Writes an execution after an event: to its row, or to history where it is over.
+async fn save(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<()> {
+    if let State::Done(outcome) = &execution.state {
+        finish(tx, execution, outcome).await?;
+        return delete(tx, execution.id).await;
+    }
+    let lease = execution.lease();
+    sqlx::query(
+        "update live_executions set run_at = ?, state = ?, attempt = ?, epoch = ?, losses = ?, job_version = ?, progress = ?, \
+         attempts = ?, cancel_requested_at = ?, cancel_reason = ?, session_id = ?, worker_name = ?, granted_at = ?, started_at = ?, \
+         deadline = ? where id = ?",
+    )
+    .bind(micros(execution.run_at))
+    .bind(execution.state.name())
+    .bind(execution.attempt)
+    .bind(execution.epoch)
+    .bind(execution.losses)
+    .bind(execution.job_version)
+    .bind(execution.progress)
+    .bind(attempts(execution)?)
+    .bind(execution.cancel_requested_at.map(micros))
+    .bind(&execution.cancel_reason)
+    .bind(lease.map(|l| l.session_id))
+    .bind(lease.map(|l| &l.worker_name))
+    .bind(lease.map(|l| micros(l.granted_at)))
+    .bind(lease.and_then(|l| l.started_at).map(micros))
+    .bind(lease.map(|l| micros(l.deadline)))
+    .bind(execution.id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn finish(tx: &mut Transaction<'static, Sqlite>, execution: &Execution, outcome: &Outcome) -> Result<()> {
+    sqlx::query(
+        "insert into job_executions (id, tenant_id, job_id, trigger_type, triggered_by, lane_id, queue, priority, \
+         scheduled_at, run_at, created_at, attempt, epoch, losses, job_version, progress, attempts, parameters, cancel_requested_at, \
+         cancel_reason, retry_of, traceparent, worker_id, started_at, status, completed_at, duration_ms, result, error_type, \
+         error_message, error_stack, worker_name, memory_peak_mb, cpu_time_ms, retry_count) values \
+         (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(execution.id)
+    .bind(execution.tenant_id)
+    .bind(execution.job_id)
+    .bind(execution.trigger.as_json_str())
+    .bind(execution.triggered_by)
+    .bind(execution.lane_id)
+    .bind(&execution.queue)
+    .bind(execution.priority)
+    .bind(micros(execution.scheduled_at))
+    .bind(micros(execution.run_at))
+    .bind(micros(execution.created_at))
+    .bind(execution.attempt)
+    .bind(execution.epoch)
+    .bind(execution.losses)
+    .bind(execution.job_version)
+    .bind(execution.progress)
+    .bind(attempts(execution)?)
+    .bind(execution.parameters.as_deref().map(jsonb))
+    .bind(execution.cancel_requested_at.map(micros))
+    .bind(&execution.cancel_reason)
+    .bind(execution.retry_of)
+    .bind(&execution.traceparent)
+    .bind(outcome.session_id)
+    .bind(outcome.started_at.map(micros))
+    .bind(outcome.status.as_json_str())
+    .bind(micros(outcome.completed_at))
+    .bind(outcome.duration_ms)
+    .bind(&outcome.result)
+    .bind(outcome.error_type.map(|error| error.as_json_str()))
+    .bind(&outcome.error_message)
+    .bind(&outcome.error_stack)
+    .bind(&outcome.worker_name)
+    .bind(outcome.memory_peak_mb)
+    .bind(outcome.cpu_time_ms)
+    .bind(retries(execution))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+fn attempts(execution: &Execution) -> Result<String> {
+    Ok(jsonb(&rows::to_json("live_executions", &execution.attempts)?).into_owned())
+}
+
+/// Failed attempts that were followed by another, or were to be.
+fn retries(execution: &Execution) -> i32 {
+    let but_last = execution.attempts.len().saturating_sub(1);
+    let failed = execution.attempts.iter().take(but_last).filter(|a| a.outcome == AttemptOutcome::Failed).count();
+    i32::try_from(failed).unwrap_or(i32::MAX)
+}
+
+/// The event with texts that every engine can keep.
+pub(super) fn clean(event: Event) -> Event {
+    match event {
+        Event::Finished { session_id, epoch, mut report } => {
+            report.result = report.result.map(|json| jsonb(&json).into_owned());
+            report.error_message = plain(&report.error_message).into_owned();
+            report.error_stack = plain(&report.error_stack).into_owned();
+            Event::Finished { session_id, epoch, report }
+        }
+        Event::CancelRequested { reason } => Event::CancelRequested { reason: plain(&reason).into_owned() },
+        other => other,
+    }
+}
+
+/// Records fires that did not happen.
+pub(super) async fn omit(
+    tx: &mut Transaction<'static, Sqlite>,
+    (tenant, job): (Uuid, Uuid),
+    omission: &crate::store::NewOmission,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query(
+        "insert into fire_omissions (id, tenant_id, job_id, created_at, reason, from_at, to_at, count, detail) \
+         values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(manual_id(now))
+    .bind(tenant)
+    .bind(job)
+    .bind(micros(now))
+    .bind(plain(&omission.reason))
+    .bind(micros(omission.from))
+    .bind(micros(omission.to))
+    .bind(omission.count)
+    .bind(plain(&omission.detail))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Ends what of a job waits or runs: all but the fires that are planned ahead.
+pub(super) async fn cancel_all_of(
+    store: &SqliteStore,
+    work: &mut Work,
+    job: Uuid,
+    reason: &str,
+) -> Result<Vec<Execution>> {
+    let found = sqlx::query(select_live!("where job_id = ? and not (run_at > ? and ", planned!(), ") order by id"))
+        .bind(job)
+        .bind(micros(work.now))
+        .fetch_all(&mut *work.tx)
+        .await?;
+    let executions = found.iter().map(rows::live).collect::<Result<Vec<_>>>()?;
+    store.cancel_all(work, &executions, reason).await
+}

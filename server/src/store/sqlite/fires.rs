@@ -1,0 +1,318 @@
+//! From schedules to executions.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use orrery_proto::v1::{JobStatus, TriggerType};
+use sqlx::{Sqlite, Transaction};
+use uuid::Uuid;
+
+use super::executions::{self, active, active_of, omit, planned};
+use super::rows::{self, after, from_micros, micros, select_jobs, select_live};
+use super::{SqliteStore, Work, jobs};
+use crate::execution::{Event, Execution, State, manual_id};
+use crate::job::{Job, ScheduleKind};
+use crate::store::{
+    DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane, PlanCandidate, Planned, Releases, Result,
+    StoreError, Trigger,
+};
+
+/// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to
+/// stand before others meanwhile; it is back once one of them is omitted.
+macro_rules! plannable {
+    () => {
+        concat!(
+            "j.status = 'active' and j.deleted_at is null and (j.max_executions is null or not exists (select 1 from \
+             (select count(*) as fires from live_executions where job_id = j.id and ",
+            planned!(),
+            ") o where o.fires > 0 and j.execution_count + o.fires >= j.max_executions))"
+        )
+    };
+}
+
+#[async_trait]
+impl Fires for SqliteStore {
+    async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
+        let mut work = self.write().await?;
+        let horizon = after(work.now, ahead);
+        let found = sqlx::query(concat!(
+            select_jobs!("where "),
+            plannable!(),
+            " and j.next_execution_at <= ? order by j.next_execution_at, j.id limit ?"
+        ))
+        .bind(micros(horizon))
+        .bind(rows::count(limit))
+        .fetch_all(&mut *work.tx)
+        .await?;
+        let mut planned = Planned { now: work.now, jobs: found.len(), ..Planned::default() };
+        for row in &found {
+            plan_job(&mut work, rows::job(row)?, horizon, decide, &mut planned).await?;
+        }
+        planned.next_cursor = from_micros(
+            sqlx::query_scalar(concat!(
+                "select min(j.next_execution_at) from scheduled_jobs j where j.next_execution_at is not null and ",
+                plannable!()
+            ))
+            .fetch_one(&mut *work.tx)
+            .await?,
+        );
+        work.commit().await?;
+        Ok(planned)
+    }
+
+    async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
+        let mut work = self.write().await?;
+        let mut releases = Releases { now: work.now, ..Releases::default() };
+        let found = sqlx::query(select_live!("where state = 'scheduled' and run_at <= ? order by run_at, id limit ?"))
+            .bind(micros(work.now))
+            .bind(rows::count(limit))
+            .fetch_all(&mut *work.tx)
+            .await?;
+        let due = found.iter().map(rows::live).collect::<Result<Vec<_>>>()?;
+        // A retry and what a person asked for are not for the schedule's rules to refuse.
+        let planned: Vec<_> = due.iter().filter(|execution| is_planned(execution)).cloned().collect();
+        let fires = with_jobs(&mut work.tx, planned).await?;
+        let mut verdicts: HashMap<Uuid, DueVerdict> = match fires.as_slice() {
+            [] => HashMap::new(),
+            fires => fires.iter().map(|fire| fire.execution.id).zip(decide(fires, work.now)).collect(),
+        };
+        let is_full = |job: &Job| job.spec.max_executions.is_some_and(|max| job.execution_count >= max);
+        let mut full: BTreeSet<Uuid> = fires.iter().filter(|f| is_full(&f.job)).map(|f| f.job.id).collect();
+        // Retries first: they are active already, so that a replacement in this batch ends them too.
+        let (retries, first): (Vec<_>, Vec<_>) = due.into_iter().partition(|execution| execution.attempt > 0);
+        for execution in retries.iter().chain(&first) {
+            let verdict = match is_planned(execution) {
+                false => DueVerdict::Admit,
+                // Its job has had all its executions: it was planned before that was known.
+                true if full.contains(&execution.job_id) => {
+                    executions::delete(&mut work.tx, execution.id).await?;
+                    continue;
+                }
+                true => match verdicts.remove(&execution.id) {
+                    Some(verdict) => verdict,
+                    None => continue,
+                },
+            };
+            self.release_one(&mut work, execution, verdict, &mut full, &mut releases).await?;
+        }
+        for job in fires.iter().map(|fire| fire.job.id).collect::<BTreeSet<_>>() {
+            retire_if_spent(&mut work, job).await?;
+        }
+        releases.next_due = from_micros(
+            sqlx::query_scalar("select min(run_at) from live_executions where state = 'scheduled'")
+                .fetch_one(&mut *work.tx)
+                .await?,
+        );
+        work.commit().await?;
+        Ok(releases)
+    }
+
+    async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {
+        let mut work = self.write().await?;
+        let mut loads: BTreeMap<Uuid, i64> = BTreeMap::new();
+        let mut made = Vec::with_capacity(triggers.len());
+        for (index, trigger) in triggers.into_iter().enumerate() {
+            let earlier =
+                jobs::replay(&mut work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
+            if let Some(earlier) = earlier
+                && let Some(execution) = executions::any(&mut work.tx, earlier).await?
+            {
+                made.push(execution);
+                continue;
+            }
+            let refused = |reason| StoreError::TriggerRefused { index, job: trigger.job, reason: Box::new(reason) };
+            let job = jobs::of_tenant(&mut work.tx, trigger.tenant, trigger.job)
+                .await?
+                .ok_or_else(|| refused(crate::error::Error::job_not_found(trigger.job)))?;
+            let load = match loads.get(&job.id) {
+                Some(load) => *load,
+                None => load_of(&mut work.tx, job.id).await?.0,
+            };
+            decide(&job, load, &trigger).map_err(refused)?;
+            let execution = make(&mut work, &job, &trigger).await?;
+            loads.insert(job.id, load + i64::from(execution.is_active()));
+            made.push(execution);
+        }
+        work.commit().await?;
+        Ok(made)
+    }
+
+    async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {
+        let found = sqlx::query("select id, tenant_id, queue, executor, selector from lanes where id > ? order by id")
+            .bind(id)
+            .fetch_all(&self.readers)
+            .await?;
+        found.iter().map(rows::lane).collect()
+    }
+}
+
+impl SqliteStore {
+    async fn release_one(
+        &self,
+        work: &mut Work,
+        execution: &Execution,
+        verdict: DueVerdict,
+        full: &mut BTreeSet<Uuid>,
+        releases: &mut Releases,
+    ) -> Result<()> {
+        if let DueVerdict::Omit(omission) = &verdict {
+            executions::delete(&mut work.tx, execution.id).await?;
+            omit(&mut work.tx, (execution.tenant_id, execution.job_id), omission, work.now).await?;
+            releases.omitted += 1;
+            return Ok(());
+        }
+        // It was read in this transaction, so that nothing can have happened to it.
+        if self.step(work, execution, &Event::Due).await?.is_err() {
+            return Ok(());
+        }
+        releases.released += 1;
+        let lag = (work.now - execution.run_at).to_std().unwrap_or_default();
+        releases.worst_lag = releases.worst_lag.max(lag);
+        if let DueVerdict::Replace(reason) = &verdict {
+            let mut others = active_of(&mut work.tx, execution.job_id, execution.id).await?;
+            others.retain(|other| other.cancel_requested_at.is_none());
+            releases.cancelled.extend(self.cancel_all(work, &others, reason).await?);
+        }
+        // A further attempt is not a further execution.
+        if execution.attempt == 0 && count_one(work, execution.job_id).await? {
+            full.insert(execution.job_id);
+        }
+        Ok(())
+    }
+}
+
+fn is_planned(execution: &Execution) -> bool {
+    execution.trigger == TriggerType::Scheduled && execution.attempt == 0
+}
+
+async fn plan_job(
+    work: &mut Work,
+    job: Job,
+    horizon: DateTime<Utc>,
+    decide: &DecidePlan<'_>,
+    planned: &mut Planned,
+) -> Result<()> {
+    let outstanding =
+        sqlx::query_scalar(concat!("select count(*) from live_executions where job_id = ? and ", planned!()))
+            .bind(job.id)
+            .fetch_one(&mut *work.tx)
+            .await?;
+    let candidate = PlanCandidate { job, now: work.now, horizon, outstanding };
+    let plan = decide(&candidate);
+    let job = candidate.job;
+    let lane = jobs::lane_of(&mut work.tx, job.id).await?;
+    for at in plan.fires {
+        let at = at.trunc_subsecs(6);
+        let fire = Execution::of_fire(&job, at, lane, work.now);
+        if executions::insert(&mut work.tx, &fire).await? {
+            planned.fires += 1;
+            planned.next_run_at = Some(planned.next_run_at.map_or(at, |next| next.min(at)));
+        }
+    }
+    for omission in &plan.omissions {
+        omit(&mut work.tx, (job.tenant_id, job.id), omission, work.now).await?;
+        planned.omissions += 1;
+    }
+    sqlx::query(
+        "update scheduled_jobs set next_execution_at = ? where id = ? and version = ? and next_execution_at is ?",
+    )
+    .bind(plan.cursor.map(micros))
+    .bind(job.id)
+    .bind(job.version)
+    .bind(job.cursor.map(micros))
+    .execute(&mut *work.tx)
+    .await?;
+    retire_if_spent(work, job.id).await
+}
+
+async fn make(work: &mut Work, job: &Job, trigger: &Trigger) -> Result<Execution> {
+    let id = manual_id(work.now);
+    let lane = jobs::lane_of(&mut work.tx, job.id).await?;
+    let made = trigger.execution(id, job, lane, work.now);
+    executions::insert(&mut work.tx, &made).await?;
+    jobs::remember(work, trigger.tenant, "execution", trigger.idempotency.as_ref(), id).await?;
+    if made.state == State::Pending {
+        count_one(work, job.id).await?;
+    }
+    Ok(made)
+}
+
+/// Due executions with their jobs, and how busy those are. None of a batch's own first fires counts, since they are still scheduled.
+async fn with_jobs(tx: &mut Transaction<'static, Sqlite>, due: Vec<Execution>) -> Result<Vec<DueFire>> {
+    let mut known: HashMap<Uuid, (Job, i64, i64)> = HashMap::new();
+    let mut fires = Vec::with_capacity(due.len());
+    for execution in due {
+        let (job, active, waiting) = match known.get(&execution.job_id) {
+            Some(known) => known.clone(),
+            None => {
+                let job = jobs::by_id(tx, execution.job_id)
+                    .await?
+                    .ok_or_else(|| rows::corrupt("live_executions", format!("{} has no job", execution.id)))?;
+                let (active, waiting) = load_of(tx, job.id).await?;
+                known.insert(job.id, (job.clone(), active, waiting));
+                (job, active, waiting)
+            }
+        };
+        fires.push(DueFire { execution, job, active, waiting });
+    }
+    Ok(fires)
+}
+
+/// How many executions of a job are active, and how many of these wait for their first lease.
+async fn load_of(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<(i64, i64)> {
+    let load = sqlx::query_as(concat!(
+        "select count(*), count(*) filter (where state = 'pending' and attempt = 0) from live_executions where job_id = ? and ",
+        active!()
+    ))
+    .bind(job)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(load)
+}
+
+/// Counts an execution of a job. `true` where the job has had all it may: it is inactive then, and its planned fires are taken back.
+async fn count_one(work: &mut Work, job: Uuid) -> Result<bool> {
+    let full: bool = sqlx::query_scalar(
+        "update scheduled_jobs set execution_count = execution_count + 1, last_execution_at = ? where id = ? \
+         returning max_executions is not null and execution_count >= max_executions",
+    )
+    .bind(micros(work.now))
+    .bind(job)
+    .fetch_one(&mut *work.tx)
+    .await?;
+    if full {
+        sqlx::query(concat!("delete from live_executions where job_id = ? and ", planned!()))
+            .bind(job)
+            .execute(&mut *work.tx)
+            .await?;
+        sqlx::query("update scheduled_jobs set status = ?, next_execution_at = null where id = ?")
+            .bind(JobStatus::Inactive.as_json_str())
+            .bind(job)
+            .execute(&mut *work.tx)
+            .await?;
+    }
+    Ok(full)
+}
+
+/// A job that has nothing left to fire by itself becomes inactive.
+async fn retire_if_spent(work: &mut Work, job: Uuid) -> Result<()> {
+    let spent = sqlx::query(select_jobs!(
+        "where j.id = ? and j.status = 'active' and j.deleted_at is null and j.next_execution_at is null"
+    ))
+    .bind(job)
+    .fetch_optional(&mut *work.tx)
+    .await?;
+    let Some(job) = spent.as_ref().map(rows::job).transpose()? else { return Ok(()) };
+    // With a planned fire it still has something to do.
+    if job.next_execution_at.is_some() || job.spec.schedule.kind == ScheduleKind::Manual {
+        return Ok(());
+    }
+    sqlx::query("update scheduled_jobs set status = ? where id = ?")
+        .bind(JobStatus::Inactive.as_json_str())
+        .bind(job.id)
+        .execute(&mut *work.tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! From executions to their end.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{Sqlite, Transaction};
+use uuid::Uuid;
+
+use super::executions::{self, clean};
+use super::rows::{self, before, from_micros, micros, select_live, span};
+use super::{SqliteStore, Work};
+use crate::execution::{Event, Execution, Policy, Rejected, apply};
+use crate::job::RetryPolicy;
+use crate::store::{Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result};
+
+#[async_trait]
+impl Leases for SqliteStore {
+    async fn claim(&self, claim: &Claim<'_>, assign: &Assign<'_>) -> Result<Claimed> {
+        if claim.lanes.is_empty() || claim.limit == 0 {
+            return Ok(Claimed::default());
+        }
+        let mut work = self.write().await?;
+        let waiting = waiting(&mut work.tx, claim).await?;
+        let mut claimed = Claimed { more: waiting.len() >= claim.limit, ..Claimed::default() };
+        let candidates = below_limits(&mut work.tx, waiting, &mut claimed.at_limit).await?;
+        let assignments = if candidates.is_empty() { Vec::new() } else { assign(&candidates) };
+        let mut living = Living::default();
+        for (candidate, assignment) in candidates.into_iter().zip(assignments) {
+            let Some(assignment) = assignment else { continue };
+            // A lease of a session that is over would only be taken back again.
+            if !living.lives(&mut work, assignment.session_id).await?
+                || !is_attached(&mut work, assignment.session_id, assignment.attachment).await?
+            {
+                continue;
+            }
+            let execution = candidate.execution;
+            let version = match execution.job_version {
+                0 => current_version(&mut work.tx, execution.job_id).await?,
+                begun => begun,
+            };
+            let spec = self.spec(&mut work, execution.job_id, version).await?;
+            let timeout = spec.timeout(claim.timeouts);
+            let event = Event::Granted {
+                session_id: assignment.session_id,
+                worker_name: assignment.worker_name,
+                timeout: span(timeout),
+                job_version: version,
+            };
+            if let Ok(execution) = self.step(&mut work, &execution, &event).await? {
+                claimed.grants.push(Grant { execution, spec, timeout, attachment: assignment.attachment });
+            }
+        }
+        work.commit().await?;
+        Ok(claimed)
+    }
+
+    async fn apply(&self, changes: Vec<Change>) -> Result<Vec<std::result::Result<Execution, Rejected>>> {
+        let mut work = self.write().await?;
+        let mut living = Living::default();
+        let mut answers = Vec::with_capacity(changes.len());
+        for change in changes {
+            answers.push(self.apply_one(&mut work, change, &mut living).await?);
+        }
+        work.commit().await?;
+        Ok(answers)
+    }
+
+    async fn reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {
+        let mut work = self.write().await?;
+        let sessions = sqlx::query_scalar(
+            "delete from agent_sessions where id in (select id from agent_sessions where expires_at <= ? order by id limit ?) \
+             returning id",
+        )
+        .bind(micros(work.now))
+        .bind(rows::count(limit))
+        .fetch_all(&mut *work.tx)
+        .await?;
+        let mut reaped = Reaped { sessions, ..Reaped::default() };
+        // Whatever names a session that is not there, so that no lease can be forgotten.
+        let lost = sqlx::query(select_live!(
+            "where session_id is not null and not exists (select 1 from agent_sessions s where s.id = session_id) \
+             order by id limit ?"
+        ))
+        .bind(rows::count(limit))
+        .fetch_all(&mut *work.tx)
+        .await?;
+        for row in &lost {
+            self.take_back(&mut work, rows::live(row)?, &mut reaped, lease_expired).await?;
+        }
+        let overdue = sqlx::query(select_live!("where deadline < ? order by deadline, id limit ?"))
+            .bind(micros(before(work.now, slack)))
+            .bind(rows::count(limit.saturating_sub(lost.len())))
+            .fetch_all(&mut *work.tx)
+            .await?;
+        for row in &overdue {
+            self.take_back(&mut work, rows::live(row)?, &mut reaped, timed_out).await?;
+        }
+        // A full batch means that there may be more to take back at once.
+        let is_full = lost.len() + overdue.len() >= limit;
+        reaped.next = if is_full { Some(work.now) } else { next_end(&mut work.tx, slack).await? };
+        work.commit().await?;
+        Ok(reaped)
+    }
+
+    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>> {
+        let mut work = self.read().await?;
+        let mut wanted = Vec::new();
+        for session in sessions {
+            wanted.extend(held(&mut work.tx, *session, true).await?);
+        }
+        Ok(wanted)
+    }
+}
+
+impl SqliteStore {
+    async fn apply_one(
+        &self,
+        work: &mut Work,
+        change: Change,
+        living: &mut Living,
+    ) -> Result<std::result::Result<Execution, Rejected>> {
+        let event = clean(change.event);
+        let visible = |execution: &Execution| change.tenant.is_none_or(|tenant| tenant == execution.tenant_id);
+        let Some(execution) = executions::live(&mut work.tx, change.execution).await?.filter(visible) else {
+            let over = executions::finished(&mut work.tx, change.execution).await?.filter(visible);
+            // History changes no more; the state machine says why.
+            let idle = Policy { retry: RetryPolicy::default(), delivery: Default::default(), random: 0.0 };
+            return Ok(match over {
+                Some(over) => apply(&over, &event, &idle, work.now),
+                None => Err(Rejected::Unknown),
+            });
+        };
+        if let Some((session, epoch)) = event.spoken_for()
+            && !living.lives(work, session).await?
+        {
+            return Ok(Err(Rejected::StaleLease { epoch, newest: execution.epoch }));
+        }
+        self.step(work, &execution, &event).await
+    }
+
+    /// Applies what `event` makes of a lease, and notes the lease that was lost by it.
+    pub(super) async fn take_back(
+        &self,
+        work: &mut Work,
+        execution: Execution,
+        reaped: &mut Reaped,
+        event: fn(&Held) -> Event,
+    ) -> Result<()> {
+        let Some(session_id) = execution.lease().map(|lease| lease.session_id) else { return Ok(()) };
+        let lease = Held { session_id, execution_id: execution.id, epoch: execution.epoch };
+        if let Ok(next) = self.step(work, &execution, &event(&lease)).await? {
+            reaped.executions.push((lease, next));
+        }
+        Ok(())
+    }
+}
+
+/// Which sessions live, as far as this transaction has looked.
+#[derive(Default)]
+struct Living(HashMap<Uuid, bool>);
+
+impl Living {
+    async fn lives(&mut self, work: &mut Work, session: Uuid) -> Result<bool> {
+        if let Some(lives) = self.0.get(&session) {
+            return Ok(*lives);
+        }
+        let lives = sqlx::query_scalar("select exists (select 1 from agent_sessions where id = ? and expires_at > ?)")
+            .bind(session)
+            .bind(micros(work.now))
+            .fetch_one(&mut *work.tx)
+            .await?;
+        self.0.insert(session, lives);
+        Ok(lives)
+    }
+}
+
+/// Whether the session is still carried by this stream.
+async fn is_attached(work: &mut Work, session: Uuid, attachment: i64) -> Result<bool> {
+    let attached = sqlx::query_scalar("select exists (select 1 from agent_sessions where id = ? and attachment = ?)")
+        .bind(session)
+        .bind(attachment)
+        .fetch_one(&mut *work.tx)
+        .await?;
+    Ok(attached)
+}
+
+pub(super) fn lease_expired(lease: &Held) -> Event {
+    Event::LeaseExpired { session_id: lease.session_id, epoch: lease.epoch }
+}
+
+fn timed_out(lease: &Held) -> Event {
+    Event::TimedOut { epoch: lease.epoch }
+}
+
+/// The leases that a session holds; only those whose executions somebody wants to end, where so asked.
+pub(super) async fn held(tx: &mut Transaction<'static, Sqlite>, session: Uuid, wanted: bool) -> Result<Vec<Held>> {
+    let found: Vec<(Uuid, i64)> = sqlx::query_as(
+        "select id, epoch from live_executions where session_id = ? and (not ? or cancel_requested_at is not null) order by id",
+    )
+    .bind(session)
+    .bind(wanted)
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(found.into_iter().map(|(execution_id, epoch)| Held { session_id: session, execution_id, epoch }).collect())
+}
+
+/// What waits in the lanes: the highest priority first and, within it, lanes in turns.
+async fn waiting(tx: &mut Transaction<'static, Sqlite>, claim: &Claim<'_>) -> Result<Vec<Execution>> {
+    let passed_over: Vec<String> = claim.passed_over.iter().map(|job| format!("{:X}", job.as_simple())).collect();
+    let passed_over = rows::to_json("live_executions", &passed_over)?;
+    let mut ranked = Vec::new();
+    for lane in claim.lanes.iter().collect::<BTreeSet<_>>() {
+        let found = sqlx::query(select_live!(
+            "where lane_id = ?1 and state = 'pending' and (?2 = '[]' or hex(job_id) not in (select value from json_each(?2))) \
+             order by priority desc, run_at, id limit ?3"
+        ))
+        .bind(lane)
+        .bind(&passed_over)
+        .bind(rows::count(claim.limit))
+        .fetch_all(&mut **tx)
+        .await?;
+        for (rank, row) in found.iter().enumerate() {
+            ranked.push((rank, rows::live(row)?));
+        }
+    }
+    ranked.sort_by_key(|(rank, execution)| {
+        (std::cmp::Reverse(execution.priority), *rank, execution.run_at, execution.id)
+    });
+    ranked.truncate(claim.limit);
+    Ok(ranked.into_iter().map(|(_, execution)| execution).collect())
+}
+
+/// Leaves out what its job's limit of live leases does not allow. All that is offered counts, whether it is then granted or not.
+async fn below_limits(
+    tx: &mut Transaction<'static, Sqlite>,
+    waiting: Vec<Execution>,
+    at_limit: &mut Vec<Uuid>,
+) -> Result<Vec<Candidate>> {
+    let mut places: BTreeMap<Uuid, i64> = BTreeMap::new();
+    let mut candidates = Vec::with_capacity(waiting.len());
+    for execution in waiting {
+        let job = execution.job_id;
+        let free = match places.get(&job) {
+            Some(free) => *free,
+            None => free_places(tx, job).await?,
+        };
+        if free > 0 {
+            candidates.push(Candidate { execution });
+        } else if !at_limit.contains(&job) {
+            at_limit.push(job);
+        }
+        places.insert(job, free - 1);
+    }
+    Ok(candidates)
+}
+
+async fn free_places(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<i64> {
+    let limit: i64 = sqlx::query_scalar("select max_concurrent from scheduled_jobs where id = ?")
+        .bind(job)
+        .fetch_one(&mut **tx)
+        .await?;
+    if limit <= 0 {
+        return Ok(i64::MAX);
+    }
+    let leased: i64 =
+        sqlx::query_scalar("select count(*) from live_executions where job_id = ? and state in ('leased', 'running')")
+            .bind(job)
+            .fetch_one(&mut **tx)
+            .await?;
+    Ok(limit - leased)
+}
+
+async fn current_version(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<i64> {
+    let version =
+        sqlx::query_scalar("select version from scheduled_jobs where id = ?").bind(job).fetch_one(&mut **tx).await?;
+    Ok(version)
+}
+
+/// When the next session or attempt ends by itself.
+async fn next_end(
+    tx: &mut Transaction<'static, Sqlite>,
+    slack: Duration,
+) -> Result<Option<chrono::DateTime<chrono::Utc>>> {
+    let (expiry, deadline): (Option<i64>, Option<i64>) = sqlx::query_as(
+        "select (select min(expires_at) from agent_sessions), \
+         (select min(deadline) from live_executions where deadline is not null)",
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    let deadline = from_micros(deadline).map(|deadline| rows::after(deadline, slack));
+    Ok(from_micros(expiry).into_iter().chain(deadline).min())
+}

@@ -1,0 +1,136 @@
+//! From schedules to executions.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use orrery_proto::v1::TriggerType;
+use uuid::Uuid;
+
+use super::Idempotency;
+use crate::execution::{Execution, State};
+use crate::job::Job;
+
+/// Fires that did not happen: one, or a range with its count.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewOmission {
+    /// misfire, coalesced, max_lateness, max_count, paused, stopped, overlap, ...
+    pub reason: String,
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    pub count: i64,
+    /// More on the reason, for people.
+    pub detail: String,
+}
+
+/// A stored omission.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OmissionRow {
+    /// UUIDv7.
+    pub id: Uuid,
+    pub job_id: Uuid,
+    pub created_at: DateTime<Utc>,
+    pub omission: NewOmission,
+}
+
+/// A job whose cursor is near.
+#[derive(Clone, Debug)]
+pub struct PlanCandidate {
+    pub job: Job,
+    pub now: DateTime<Utc>,
+    /// Plan fires up to here, inclusive.
+    pub horizon: DateTime<Utc>,
+    /// Fires made and not yet due; they count towards the maximum of executions.
+    pub outstanding: i64,
+}
+
+/// Which fires of a job to make, and where its cursor goes.
+#[derive(Clone, Debug, Default)]
+pub struct JobPlan {
+    pub fires: Vec<DateTime<Utc>>,
+    pub omissions: Vec<NewOmission>,
+    /// `None`: it never fires again by itself.
+    pub cursor: Option<DateTime<Utc>>,
+}
+
+/// What planning did.
+#[derive(Clone, Debug, Default)]
+pub struct Planned {
+    pub jobs: usize,
+    pub fires: usize,
+    pub omissions: usize,
+    /// The nearest cursor of an active job afterwards (it may lie in the past, where more is to be planned).
+    pub next_cursor: Option<DateTime<Utc>>,
+    /// The nearest `run_at` among the executions that were made.
+    pub next_run_at: Option<DateTime<Utc>>,
+    pub now: DateTime<Utc>,
+}
+
+/// A scheduled execution that has come due.
+#[derive(Clone, Debug)]
+pub struct DueFire {
+    pub execution: Execution,
+    /// The job as it stands; deleted ones included.
+    pub job: Job,
+    /// Other active executions of the job, before any of this batch.
+    pub active: i64,
+    /// Of `active`, those that are due and wait for their first lease.
+    pub waiting: i64,
+}
+
+/// What becomes of a due execution.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DueVerdict {
+    Admit,
+    /// It does not happen, for this reason.
+    Omit(NewOmission),
+    /// It waits, and the job's other active executions are asked to end, for this reason.
+    Replace(String),
+}
+
+/// What releasing did.
+#[derive(Clone, Debug, Default)]
+pub struct Releases {
+    pub released: usize,
+    pub omitted: usize,
+    /// Executions that were cancelled, or asked to end, by a replacement.
+    pub cancelled: Vec<Execution>,
+    /// The nearest `run_at` that has not come.
+    pub next_due: Option<DateTime<Utc>>,
+    /// How long after their instants the released fires came, the longest.
+    pub worst_lag: Duration,
+    pub now: DateTime<Utc>,
+}
+
+/// An execution that somebody asks for.
+#[derive(Clone, Debug)]
+pub struct Trigger {
+    pub tenant: Uuid,
+    pub job: Uuid,
+    pub kind: TriggerType,
+    pub by: Uuid,
+    /// JSON text.
+    pub parameters: Option<String>,
+    /// Now, where absent or past.
+    pub run_at: Option<DateTime<Utc>>,
+    pub retry_of: Option<Uuid>,
+    pub idempotency: Option<Idempotency>,
+    pub traceparent: Option<String>,
+}
+
+impl Trigger {
+    /// The execution that is asked for: Pending, or Scheduled where its `run_at` lies ahead of `now`.
+    pub(in crate::store) fn execution(&self, id: Uuid, job: &Job, lane_id: i64, now: DateTime<Utc>) -> Execution {
+        // As exact as databases keep it.
+        let later = self.run_at.map(|at| at.trunc_subsecs(6)).filter(|at| *at > now);
+        Execution {
+            id,
+            trigger: self.kind,
+            triggered_by: Some(self.by),
+            state: if later.is_some() { State::Scheduled } else { State::Pending },
+            parameters: self.parameters.clone(),
+            retry_of: self.retry_of,
+            traceparent: self.traceparent.clone(),
+            ..Execution::of_fire(job, later.unwrap_or(now), lane_id, now)
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! From executions to their end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::execution::Execution;
+use crate::job::{JobSpec, Timeouts};
+
+/// Where an execution waits: those of one lane can be taken by the same agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    pub id: i64,
+    pub tenant_id: Uuid,
+    pub queue: String,
+    /// `http`, `command`, ..., or `function:MODULE#NAME`.
+    pub executor: String,
+    /// Labels that an agent must carry.
+    pub selector: BTreeMap<String, String>,
+}
+
+/// What to claim.
+#[derive(Clone, Debug)]
+pub struct Claim<'a> {
+    pub lanes: &'a [i64],
+    pub limit: usize,
+    /// Jobs known to be at their limit.
+    pub passed_over: &'a BTreeSet<Uuid>,
+    pub timeouts: Timeouts,
+}
+
+/// A pending execution that may be granted.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub execution: Execution,
+}
+
+/// Who gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    pub session_id: Uuid,
+    /// The stream that is to carry it. Where the session has moved to another one meanwhile, nothing is granted.
+    pub attachment: i64,
+    pub worker_name: String,
+}
+
+/// What a claim got.
+#[derive(Clone, Debug, Default)]
+pub struct Claimed {
+    pub grants: Vec<Grant>,
+    /// Jobs that were found at their limit.
+    pub at_limit: Vec<Uuid>,
+    /// Whether as many candidates were found as were asked for, so that there may be more.
+    pub more: bool,
+}
+
+/// A lease to hand over.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// In state Leased.
+    pub execution: Execution,
+    /// Of the version that the execution runs.
+    pub spec: Arc<JobSpec>,
+    /// How long the attempt may take from its start.
+    pub timeout: Duration,
+    /// The stream that is to carry it.
+    pub attachment: i64,
+}
+
+/// A lease, named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    pub session_id: Uuid,
+    pub execution_id: Uuid,
+    pub epoch: i64,
+}
+
+/// What the reaper did.
+#[derive(Clone, Debug, Default)]
+pub struct Reaped {
+    /// Sessions that are over.
+    pub sessions: Vec<Uuid>,
+    /// Executions after their event, with the leases they lost.
+    pub executions: Vec<(Held, Execution)>,
+    /// The nearest expiry of a living session, or deadline with its slack.
+    pub next: Option<DateTime<Utc>>,
+}

@@ -1,0 +1,15 @@
+//! What goes in and out of a store, beside jobs and executions; by the nouns of its traits.
+
+mod fires;
+mod jobs;
+mod leases;
+mod reads;
+mod sessions;
+mod upkeep;
+
+pub use fires::*;
+pub use jobs::*;
+pub use leases::*;
+pub use reads::*;
+pub use sessions::*;
+pub use upkeep::*;

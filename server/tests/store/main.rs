@@ -1,0 +1,188 @@
+//! What every store must do, whatever its engine. Each test runs once on each engine, on a store of its own.
+//!
+//! PostgreSQL is reached by `ORRERY_TEST_DATABASE_URL`, a database in which schemas may be made, such as
+//! `postgres://postgres@127.0.0.1:5432/postgres`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod apply;
+mod claim;
+mod engines;
+mod jobs;
+mod keys;
+mod lifecycle;
+mod logs;
+mod plan;
+mod postgres_only;
+mod reads;
+mod reap;
+mod release;
+mod sessions;
+mod sqlite_only;
+mod support;
+mod texts;
+mod trigger;
+mod upkeep;
+
+/// Makes a test of each function, for one engine.
+macro_rules! conformance {
+    ($engine:ident { $($module:ident: $($test:ident)+;)+ }) => {
+        mod $engine {
+            $(mod $module {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+                async fn $test() {
+                    crate::engines::run(crate::engines::$engine(), crate::$module::$test).await;
+                })+
+            })+
+        }
+    };
+}
+
+/// Every test of the suite.
+macro_rules! suite {
+    ($engine:ident) => {
+        conformance! { $engine {
+            jobs:
+                what_is_created_reads_back
+                names_are_unique_among_jobs_not_deleted
+                a_batch_is_created_whole_or_not_at_all
+                one_of_many_gets_a_name
+                the_quota_holds
+                the_quota_holds_under_concurrency
+                a_key_makes_one_job
+                a_key_outlives_its_job
+                a_key_makes_one_job_under_concurrency
+                lists_filter
+                lists_page_without_gaps
+                a_change_raises_the_version
+                a_change_may_be_refused
+                changes_do_not_overwrite_each_other
+                a_rename_meets_a_taken_name
+                deleting_frees_the_name_and_keeps_history
+                tenants_do_not_see_each_other;
+            plan:
+                fires_are_made_and_the_cursor_moves
+                two_planners_make_a_fire_once
+                only_active_jobs_near_their_cursor_are_planned
+                waiting_for_the_last_fires_holds_nobody_up
+                planned_fires_are_told_of
+                a_fire_in_history_is_refused
+                omissions_are_written
+                a_job_without_a_future_becomes_inactive
+                the_next_fire_is_shown
+                what_is_not_due_is_not_listed
+                pausing_takes_back_what_is_not_due
+                stopping_cancels_what_waits_and_runs;
+            release:
+                due_fires_become_pending_and_are_counted
+                nothing_is_released_early
+                fires_are_told_what_is_active
+                an_omitted_fire_leaves_a_row
+                a_replacement_ends_the_others
+                a_replacement_ends_earlier_fires_of_its_batch
+                two_releases_count_once
+                retries_are_not_offered_and_not_counted
+                the_maximum_makes_inactive
+                the_last_fire_makes_inactive
+                manual_jobs_stay_active
+                a_delayed_trigger_counts_once;
+            trigger:
+                a_trigger_waits_at_once
+                a_trigger_may_wait_for_its_time
+                missing_jobs_are_named
+                a_refusal_undoes_the_call
+                active_executions_are_counted
+                a_key_makes_one_execution
+                a_key_makes_one_execution_under_concurrency
+                a_key_answers_from_history
+                triggers_use_up_the_maximum
+                a_call_does_not_pass_the_maximum
+                lanes_are_shared_and_listed;
+            claim:
+                a_claim_grants_leases
+                higher_priorities_go_first
+                lanes_take_turns
+                what_is_not_given_still_waits
+                passed_over_jobs_are_left_out
+                only_named_lanes_are_claimed
+                dead_sessions_get_nothing
+                a_run_keeps_its_version
+                what_waits_moves_with_its_job
+                limits_hold
+                limits_hold_under_concurrency
+                nothing_is_granted_twice
+                unlimited_jobs_have_no_limit;
+            apply:
+                a_run_from_start_to_end
+                a_failed_run_is_repeated
+                old_epochs_are_refused
+                words_of_the_dead_are_refused
+                what_does_not_exist_is_unknown
+                events_of_one_batch_go_in_order
+                one_end_is_reached_under_a_race
+                a_cancel_of_what_waits_ends_it
+                a_cancel_of_what_runs_asks_the_agent
+                progress_is_kept
+                a_released_lease_costs_no_attempt
+                what_is_over_stays_over;
+            reap:
+                lost_leases_are_taken_back
+                at_most_once_is_not_repeated
+                three_losses_are_enough
+                overdue_attempts_time_out
+                living_sessions_are_left_alone
+                two_reapers_take_back_once
+                what_is_next_is_told;
+            sessions:
+                a_session_opens_and_is_listed
+                a_session_resumes_under_a_new_attachment
+                another_agent_cannot_resume
+                resuming_takes_back_what_is_not_named
+                resuming_takes_back_for_good_what_may_run_once
+                nothing_is_granted_to_an_older_attachment
+                only_the_newest_attachment_renews
+                the_dead_are_not_renewed
+                closing_takes_leases_back
+                draining_is_by_tenant
+                sessions_page
+                detaching_keeps_the_session;
+            logs:
+                lines_are_kept_in_order
+                repeated_lines_are_kept_once
+                lines_of_old_epochs_are_dropped
+                the_budget_holds_and_says_so
+                finished_executions_still_log
+                only_the_tenant_writes
+                logs_are_the_tenants;
+            reads:
+                executions_page_without_gaps
+                executions_are_filtered
+                statistics_add_up
+                queues_are_counted
+                counts_are_by_tenant
+                loads_are_counted
+                omissions_page
+                other_tenants_see_nothing;
+            texts:
+                digits_are_kept
+                nuls_do_no_harm
+                odd_json_does_not_fail_its_batch;
+            keys:
+                a_key_is_found_by_its_hash
+                expired_keys_are_not_found;
+            upkeep:
+                upkeep_runs
+                old_rows_go
+                one_coordinator_at_a_time
+                coordinators_come_and_go
+                metrics_are_recorded;
+            lifecycle:
+                the_clock_is_the_databases
+                hints_reach_everybody_here
+                many_workers_and_cancels_reach_one_end_each;
+        } }
+    };
+}
+
+suite!(postgres);
+suite!(sqlite);

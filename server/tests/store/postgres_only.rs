@@ -1,0 +1,187 @@
+//! What only PostgreSQL has: partitions, hints between coordinators, plans that use the right index.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Datelike, Utc};
+use orrery_proto::v1::ExecutionStatus;
+use orrery_server::store::postgres::PgStore;
+use orrery_server::store::*;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::engines::{connect, database_url, schema};
+use crate::support::*;
+
+async fn raw(schema: &str) -> PgConnection {
+    let mut connection = PgConnection::connect(&database_url()).await.unwrap();
+    sqlx::query("select set_config('search_path', $1, false)").bind(schema).execute(&mut connection).await.unwrap();
+    connection
+}
+
+async fn drop_schema(store: &PgStore, schema: &str) {
+    store.close().await;
+    let drop = format!("drop schema {schema} cascade");
+    sqlx::query(AssertSqlSafe(drop)).execute(&mut raw("public").await).await.unwrap();
+}
+
+fn dynamic(store: &PgStore) -> DynStore {
+    std::sync::Arc::new(store.clone())
+}
+
+/// The partition that a finished execution is in.
+async fn place(raw: &mut PgConnection, id: Uuid) -> String {
+    sqlx::query_scalar("select tableoid::regclass::text from job_executions where id = $1")
+        .bind(id)
+        .fetch_one(raw)
+        .await
+        .unwrap()
+}
+
+fn name(table: &str, at: DateTime<Utc>) -> String {
+    format!("{table}_{:04}_{:02}", at.year(), at.month())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn months_are_made_and_dropped() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let now = now(&store).await;
+    let mut raw = raw(&schema).await;
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    let done = run(&store, &job, &agent, report(ExecutionStatus::Completed)).await;
+    assert_eq!(place(&mut raw, done.id).await, name("job_executions", now));
+    // Two years ago: late catch-up waits in the default partition until its month is made, or it is too old.
+    let old = now - chrono::Duration::days(730);
+    let (from, to) = orrery_server::execution::month_bounds(old);
+    for table in ["job_executions", "execution_logs", "execution_log_sizes"] {
+        let make =
+            format!("create table {} partition of {table} for values from ('{from}') to ('{to}')", name(table, old));
+        sqlx::query(AssertSqlSafe(make)).execute(&mut raw).await.unwrap();
+    }
+    let kept = store
+        .upkeep(1, &Retention { executions: Duration::from_secs(800 * 86_400), ..Retention::default() })
+        .await
+        .unwrap();
+    assert_eq!(
+        kept.partitions_dropped,
+        [name("execution_log_sizes", old), name("execution_logs", old)].into_iter().rev().collect::<Vec<_>>()
+    );
+    let done = store.upkeep(3, &Retention::default()).await.unwrap();
+    assert_eq!(done.partitions_dropped, [name("job_executions", old)]);
+    assert_eq!(done.partitions_made.len(), 2 * 3);
+    assert_eq!(executions(&store).await.len(), 1);
+    drop_schema(&pg, &schema).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_came_before_its_month_moves_into_it() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let this_month = name("job_executions", now(&store).await);
+    for table in ["job_executions", "execution_logs", "execution_log_sizes"] {
+        let drop = format!("drop table {}", name(table, now(&store).await));
+        sqlx::query(AssertSqlSafe(drop)).execute(&mut raw).await.unwrap();
+    }
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    let done = run(&store, &job, &agent, report(ExecutionStatus::Completed)).await;
+    assert_eq!(place(&mut raw, done.id).await, "job_executions_default");
+    let upkeep = store.upkeep(0, &Retention::default()).await.unwrap();
+    assert_eq!(upkeep.partitions_made.len(), 3);
+    assert_eq!(place(&mut raw, done.id).await, this_month);
+    assert_eq!(execution(&store, done.id).await.id, done.id);
+    let nothing = Retention { executions: Duration::ZERO, ..Retention::default() };
+    assert!(store.upkeep(0, &nothing).await.unwrap().partitions_dropped.is_empty(), "this month is not over");
+    drop_schema(&pg, &schema).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn hints_reach_other_coordinators() {
+    let (one, schema) = schema().await;
+    let two = connect(&schema).await;
+    let mut hints = two.hints();
+    // Until it listens, what is said is lost; and when it begins, it looks at everything once by itself.
+    let mut heard = Vec::new();
+    for _ in 0..2 * 3 {
+        one.wake(Wake::Cancel).await.unwrap();
+        while let Ok(hint) = tokio::time::timeout(Duration::from_secs(1), hints.recv()).await {
+            heard.push(hint.unwrap());
+            if heard.iter().filter(|h| **h == Wake::Cancel).count() >= 2 {
+                break;
+            }
+        }
+    }
+    assert!(heard.iter().filter(|h| **h == Wake::Cancel).count() >= 2, "{heard:?}");
+    assert!(heard.iter().filter(|h| **h == Wake::Work).count() <= 1, "{heard:?}");
+    one.wake(Wake::Execution(Uuid::nil())).await.unwrap();
+    one.wake(Wake::Work).await.unwrap();
+    loop {
+        match tokio::time::timeout(Duration::from_secs(5), hints.recv()).await.expect("in time").unwrap() {
+            Wake::Work => break,
+            Wake::Execution(_) => panic!("hints of single executions stay at home"),
+            Wake::Plan | Wake::Cancel => {}
+        }
+    }
+    two.close().await;
+    drop_schema(&one, &schema).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn coordinators_may_start_together() {
+    let schema = format!("test_{}", Uuid::new_v4().simple());
+    let mut stores = Vec::new();
+    for _ in 0..4 {
+        stores.push(connect(&schema).await);
+    }
+    let starts = stores.iter().cloned().map(|store| tokio::spawn(async move { store.migrate().await }));
+    for started in futures_util::future::join_all(starts).await {
+        started.unwrap().unwrap();
+    }
+    job(&dynamic(&stores[3]), "a").await;
+    drop_schema(&stores[0], &schema).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_schemas_and_addresses_are_refused() {
+    for schema in ["", "Up", "a b", "a\"b", "1a"] {
+        let options =
+            postgres::PgOptions { schema: Some(schema.to_owned()), ..postgres::PgOptions::new(database_url()) };
+        assert!(matches!(PgStore::connect(options).await, Err(StoreError::Unusable(_))));
+    }
+    let nowhere = postgres::PgOptions::new("postgres://postgres@127.0.0.1:1/none");
+    assert!(matches!(PgStore::connect(nowhere).await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_is_called_unavailable() {
+    let mut raw = raw("public").await;
+    for (code, passes) in
+        [("53100", true), ("55P03", true), ("57014", true), ("58030", true), ("40P01", true), ("23514", false)]
+    {
+        let raise = format!("do $$ begin raise exception 'so' using errcode = '{code}'; end $$");
+        let error = StoreError::from(sqlx::query(AssertSqlSafe(raise)).execute(&mut raw).await.unwrap_err());
+        assert_eq!(matches!(error, StoreError::Unavailable(_)), passes, "{code}: {error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_key_outlives_its_execution() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    let with_key = Trigger { idempotency: key("k", 1), ..trigger_of(&job) };
+    let made = store.trigger(vec![with_key.clone()], &|_, _, _| Ok(())).await.unwrap().remove(0);
+    let granted = claim(&store, &agent, 1).await.grants.remove(0).execution;
+    apply(&store, &granted, completed(&granted)).await.unwrap();
+    sqlx::query("delete from job_executions").execute(&mut raw).await.unwrap();
+    let tries = (0..8).map(|_| {
+        let (store, trigger) = (store.clone(), with_key.clone());
+        tokio::spawn(async move { store.trigger(vec![trigger], &|_, _, _| Ok(())).await.unwrap().remove(0).id })
+    });
+    let mut ids: Vec<Uuid> = futures_util::future::join_all(tries).await.into_iter().map(Result::unwrap).collect();
+    ids.dedup();
+    assert!(ids.len() == 1 && ids[0] != made.id);
+    assert_eq!(executions(&store).await.len(), 1);
+    drop_schema(&pg, &schema).await;
+}
