@@ -1,9 +1,17 @@
 //! The Orrery coordinator.
 
+pub mod api;
+pub mod auth;
+pub mod clock;
 pub mod config;
+pub mod coordinator;
+pub mod dispatch;
 pub mod error;
 pub mod execution;
 pub mod firing;
+pub mod gateway;
 pub mod job;
+pub mod reconcile;
 pub mod schedule;
 pub mod store;
+pub mod telemetry;

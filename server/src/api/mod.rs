@@ -1,0 +1,102 @@
+//! The gRPC services, which REST calls pass as well. Handlers read the caller, ask pure functions to decide, and let the store keep it.
+
+mod convert;
+mod definition;
+mod executions;
+mod explain;
+mod health;
+mod job_calls;
+mod job_changes;
+mod jobs;
+mod json_text;
+mod page_token;
+mod request;
+mod scheduler;
+mod timing;
+mod triggers;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use orrery_proto::v1::execution_service_server::ExecutionServiceServer;
+use orrery_proto::v1::job_service_server::JobServiceServer;
+use orrery_proto::v1::scheduler_service_server::SchedulerServiceServer;
+use tonic::service::Routes;
+use uuid::Uuid;
+
+pub(crate) use scheduler::HTTP_STATUS;
+
+use crate::config::Limits;
+use crate::error::Error;
+use crate::store::{DynStore, StoreError, Wake};
+
+/// What the handlers need. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    pub store: DynStore,
+    pub limits: Arc<Limits>,
+    pub info: Arc<CoordinatorInfo>,
+}
+
+/// What a coordinator says of itself.
+#[derive(Debug)]
+pub struct CoordinatorInfo {
+    pub id: Uuid,
+    pub version: String,
+    pub started_at: Instant,
+    /// Shown by `/health`.
+    pub http_port: u16,
+    /// Set when it shuts down: it is ready for nothing new, and streams end.
+    pub draining: AtomicBool,
+}
+
+impl CoordinatorInfo {
+    /// Whether it shuts down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// All services of the API with health and reflection, for a tonic server. Agents' service is not among them.
+///
+/// # Errors
+/// Where the descriptors of the contract cannot be read, which is a fault of the build.
+pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> {
+    let most = api.limits.max_body_bytes;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(orrery_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let health = health::HealthService::new(Arc::clone(&api.info));
+    Ok(Routes::new(JobServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(ExecutionServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(SchedulerServiceServer::new(api).max_decoding_message_size(most))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection))
+}
+
+impl Api {
+    /// Tells everybody that there may be work. Losing a hint costs latency only, so a failure is not the caller's.
+    async fn wake(&self, hint: Wake) {
+        if let Err(error) = self.store.wake(hint).await {
+            tracing::debug!(%error, ?hint, "a hint was lost");
+        }
+    }
+}
+
+/// An error of the store that concerns one job.
+fn of_job(id: Uuid) -> impl FnOnce(StoreError) -> Error {
+    move |error| match error {
+        StoreError::NotFound => Error::job_not_found(id),
+        other => of_one(other),
+    }
+}
+
+/// An error of a call that concerns one item, which therefore has no index.
+fn of_one(error: StoreError) -> Error {
+    let mut error = Error::from(error);
+    error.details.remove("index");
+    error
+}

@@ -1,0 +1,166 @@
+//! From the credentials of a call to its principal.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::{HeaderMap, Uri};
+use uuid::Uuid;
+
+use super::api_key::{self, KnownKeys};
+use super::identity::IdentityError;
+use super::jwt::Tokens;
+use super::{DEFAULT_TENANT, Permissions, Principal};
+use crate::config::Identity;
+use crate::error::{Error, Kind};
+use crate::store::DynStore;
+
+/// Knows callers by API key, by token, and in development by their address. Cheap to clone.
+#[derive(Clone)]
+pub struct Authenticator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: DynStore,
+    tokens: Tokens,
+    known: KnownKeys,
+    dev_loopback: bool,
+}
+
+/// What a call shows of its caller.
+pub(super) struct Credentials<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) uri: &'a Uri,
+    pub(super) peer: Option<SocketAddr>,
+}
+
+impl Authenticator {
+    /// With `dev_loopback`, callers on this host need no credentials: they are administrators of the default tenant.
+    ///
+    /// # Errors
+    /// Where the configured secrets are none, or the public key cannot be read.
+    pub fn new(store: DynStore, identity: &Identity, dev_loopback: bool) -> Result<Self, IdentityError> {
+        identity.check()?;
+        let tokens = Tokens::of(identity)?;
+        Ok(Self { inner: Arc::new(Inner { store, tokens, known: KnownKeys::default(), dev_loopback }) })
+    }
+
+    /// Who makes a call.
+    pub(super) async fn principal(&self, credentials: &Credentials<'_>) -> Result<Principal, Error> {
+        match presented(credentials.headers)? {
+            Some(key) if key.starts_with(api_key::PREFIX) => self.by_key(key).await,
+            Some(token) => {
+                let invalid = "the token is not valid: wrong signature, expired, or for another audience";
+                self.inner.tokens.principal(token).ok_or_else(|| unauthenticated(invalid))
+            }
+            None if self.inner.dev_loopback && is_own_host(credentials) => Ok(developer()),
+            None => Err(unauthenticated("credentials are needed: Authorization: Bearer, with an API key or a token")),
+        }
+    }
+
+    async fn by_key(&self, key: &str) -> Result<Principal, Error> {
+        let hash = api_key::hash(key);
+        if let Some(known) = self.inner.known.get(&hash) {
+            return Ok(known);
+        }
+        match self.inner.store.key_by_hash(&hash).await? {
+            Some(found) => {
+                let principal = api_key::principal(&found);
+                self.inner.known.put(hash, principal.clone());
+                Ok(principal)
+            }
+            None => Err(unauthenticated("the API key is unknown, expired or revoked")),
+        }
+    }
+}
+
+/// The key or token in the headers.
+fn presented(headers: &HeaderMap) -> Result<Option<&str>, Error> {
+    if let Some(value) = headers.get(AUTHORIZATION) {
+        let malformed = || unauthenticated("the Authorization header must be: Bearer, then an API key or a token");
+        let text = value.to_str().map_err(|_| malformed())?;
+        let (scheme, credential) = text.split_once(' ').ok_or_else(malformed)?;
+        if !scheme.eq_ignore_ascii_case("bearer") || credential.trim().is_empty() {
+            return Err(malformed());
+        }
+        return Ok(Some(credential.trim()));
+    }
+    match headers.get("x-api-key").map(|value| value.to_str()) {
+        None => Ok(None),
+        Some(Ok(key)) if key.starts_with(api_key::PREFIX) => Ok(Some(key)),
+        Some(_) => Err(unauthenticated("X-API-Key holds no API key")),
+    }
+}
+
+/// Whether the call comes from this host, and not from a page of another site in a browser on it: such a page could send requests that
+/// need no preflight, or have its own name resolve to this host.
+fn is_own_host(credentials: &Credentials<'_>) -> bool {
+    let text = |name: &str| credentials.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let local_peer = credentials.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    let host = text(HOST.as_str()).or_else(|| credentials.uri.authority().map(|authority| authority.as_str()));
+    let same_site = text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+    let same_origin = text(ORIGIN.as_str())
+        .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host));
+    local_peer && same_site && same_origin && host.is_none_or(is_local_name)
+}
+
+fn is_local_name(authority: &str) -> bool {
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+    let host = authority.host().trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn developer() -> Principal {
+    Principal {
+        tenant_id: Some(DEFAULT_TENANT),
+        subject: Uuid::nil(),
+        name: "developer".to_owned(),
+        permissions: Permissions::All,
+    }
+}
+
+fn unauthenticated(message: &str) -> Error {
+    Error::new(Kind::Unauthenticated, "UNAUTHENTICATED", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own_host(peer: &str, headers: &[(&str, &str)]) -> bool {
+        let headers: HeaderMap =
+            headers.iter().map(|(n, v)| (n.parse::<http::HeaderName>().unwrap(), v.parse().unwrap())).collect();
+        let peer = Some(peer.parse().unwrap());
+        is_own_host(&Credentials { headers: &headers, uri: &Uri::from_static("/x"), peer })
+    }
+
+    #[test]
+    fn only_this_host_is_a_developer() {
+        assert!(own_host("127.0.0.1:5", &[("host", "localhost:3009")]));
+        assert!(own_host("[::1]:5", &[("host", "[::1]:3009")]));
+        assert!(own_host("[::ffff:127.0.0.1]:5", &[("host", "127.0.0.1:3009")]));
+        assert!(own_host("127.0.0.1:5", &[("host", "localhost:3009"), ("origin", "http://localhost:3009")]));
+        assert!(!own_host("10.0.0.1:5", &[("host", "localhost:3009")]));
+        // A name of somebody else's that resolves to this host.
+        assert!(!own_host("127.0.0.1:5", &[("host", "evil.example:3009")]));
+        assert!(!own_host("127.0.0.1:5", &[("host", "localhost:3009"), ("origin", "http://evil.example")]));
+        assert!(!own_host("127.0.0.1:5", &[("host", "localhost:3009"), ("origin", "null")]));
+        assert!(!own_host("127.0.0.1:5", &[("host", "localhost:3009"), ("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn a_credential_is_read_from_either_header() {
+        let read = |name: &'static str, value: &str| {
+            let headers = HeaderMap::from_iter([(http::HeaderName::from_static(name), value.parse().unwrap())]);
+            presented(&headers).map(|found| found.map(ToOwned::to_owned)).map_err(|error| error.code)
+        };
+        assert_eq!(read("authorization", "Bearer ork_x"), Ok(Some("ork_x".into())));
+        assert_eq!(read("authorization", "bearer  a.b.c "), Ok(Some("a.b.c".into())));
+        assert_eq!(read("x-api-key", "ork_x"), Ok(Some("ork_x".into())));
+        for (name, value) in [("authorization", "Basic x"), ("authorization", "Bearer"), ("x-api-key", "x")] {
+            assert_eq!(read(name, value), Err("UNAUTHENTICATED"), "{value}");
+        }
+        assert_eq!(presented(&HeaderMap::new()).unwrap(), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! The tower layer that gRPC and REST both pass: it finds the principal and serves the call in its scope.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::extract::ConnectInfo;
+use http::{Request, Response, StatusCode};
+use tonic::transport::server::TcpConnectInfo;
+use tower::{Layer, Service};
+
+use super::authenticator::{Authenticator, Credentials};
+use crate::error::Error;
+
+/// Paths that need no credentials.
+const PUBLIC: [&str; 7] = [
+    "/",
+    "/health",
+    "/ready",
+    "/openapi.json",
+    "/docs",
+    "/orrery.v1.SchedulerService/GetHealth",
+    "/orrery.v1.SchedulerService/GetReady",
+];
+/// What paths begin with that need no credentials.
+const PUBLIC_BELOW: [&str; 2] = ["/grpc.health.v1.", "/grpc.reflection."];
+
+/// Authenticates every call but those of public paths.
+#[derive(Clone)]
+pub struct AuthLayer {
+    authenticator: Authenticator,
+    public_below: Arc<[String]>,
+}
+
+impl AuthLayer {
+    /// A layer that asks `authenticator`.
+    pub fn new(authenticator: Authenticator) -> Self {
+        Self { authenticator, public_below: Arc::new([]) }
+    }
+
+    /// Also lets calls pass whose paths begin so, such as those of a user interface's own files.
+    #[must_use]
+    pub fn and_public(mut self, below: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.public_below = self.public_below.iter().cloned().chain(below.into_iter().map(Into::into)).collect();
+        self
+    }
+
+    fn is_public(&self, path: &str) -> bool {
+        PUBLIC.contains(&path)
+            || PUBLIC_BELOW.iter().any(|below| path.starts_with(below))
+            || self.public_below.iter().any(|below| path.starts_with(below.as_str()))
+    }
+}
+
+impl<S> Layer<S> for AuthLayer {
+    type Service = AuthService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        AuthService { inner, layer: self.clone() }
+    }
+}
+
+/// A service behind an [`AuthLayer`].
+#[derive(Clone)]
+pub struct AuthService<S> {
+    inner: S,
+    layer: AuthLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for AuthService<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+    R: Default,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The clone is not known to be ready; the one that is goes with the call.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        if self.layer.is_public(request.uri().path()) {
+            return Box::pin(inner.call(request));
+        }
+        let authenticator = self.layer.authenticator.clone();
+        Box::pin(async move {
+            // Without the body, which need not be Sync.
+            let (parts, body) = request.into_parts();
+            let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer: peer(&parts.extensions) };
+            match authenticator.principal(&credentials).await {
+                Ok(principal) => super::scope(principal, inner.call(Request::from_parts(parts, body))).await,
+                Err(error) => Ok(refusal(error, is_grpc(&parts.headers))),
+            }
+        })
+    }
+}
+
+fn peer(extensions: &http::Extensions) -> Option<SocketAddr> {
+    let axum = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    axum.or_else(|| extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr))
+}
+
+fn is_grpc(headers: &http::HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// To gRPC a response of trailers only. To REST the error itself, which the gateway's layer of errors writes.
+fn refusal<R: Default>(error: Error, grpc: bool) -> Response<R> {
+    if grpc {
+        return tonic::Status::from(error).into_http();
+    }
+    let mut response = Response::new(R::default());
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    response.extensions_mut().insert(error);
+    response
+}

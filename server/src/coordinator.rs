@@ -1,0 +1,236 @@
+//! A coordinator, whole: every loop and every service over one store. Tests start it in their own process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use orrery_proto::v1::agent_service_server::AgentServiceServer;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::api::{self, Api, CoordinatorInfo};
+use crate::auth::{AuthLayer, Authenticator};
+use crate::clock::DatabaseClock;
+use crate::config::Limits;
+use crate::dispatch::{AgentApi, Cancels, Dispatch, Dispatcher, Intake, Renewals};
+use crate::gateway;
+use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Upkeep};
+use crate::store::{DynStore, Retention};
+use crate::telemetry::{self, Metrics, OperationsLayer};
+
+/// How long calls under way are waited for at the end.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Where a coordinator listens. Bound by the caller, so that a busy port is the caller's error.
+pub struct Listeners {
+    pub http: TcpListener,
+    pub grpc: TcpListener,
+    /// None: no metrics are served.
+    pub metrics: Option<TcpListener>,
+}
+
+/// One coordinator.
+pub struct Coordinator {
+    pub store: DynStore,
+    pub limits: Limits,
+    pub authenticator: Authenticator,
+    pub metrics: Metrics,
+}
+
+/// The parts that loops and services share.
+struct Parts {
+    store: DynStore,
+    limits: Arc<Limits>,
+    metrics: Metrics,
+    info: Arc<CoordinatorInfo>,
+    clock: Arc<DatabaseClock>,
+    signals: Arc<Signals>,
+    dispatch: Arc<Dispatch>,
+    /// Ends the loops, after the services.
+    loops: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Why a coordinator ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the listener is of no use")]
+    Listener(#[from] std::io::Error),
+    #[error("gRPC could not be served")]
+    Grpc(#[from] tonic::transport::Error),
+    #[error("the contract's descriptors cannot be read")]
+    Contract(#[from] tonic_reflection::server::Error),
+}
+
+impl Coordinator {
+    /// Serves until `shutdown`, then drains: agents are sent elsewhere, calls under way end, what agents said is written.
+    ///
+    /// # Errors
+    /// Where a listener cannot be served.
+    pub async fn serve(self, listeners: Listeners, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let (http, grpc) = (listeners.http.local_addr()?, listeners.grpc.local_addr()?);
+        let parts = Parts::new(&self, http);
+        let streams = CancellationToken::new();
+        let (intake, intake_loop) =
+            Intake::new(parts.store.clone(), parts.dispatch.clone(), parts.signals.clone(), parts.metrics.clone());
+        let (heart, renewals) = Renewals::new(parts.store.clone(), parts.dispatch.clone(), parts.limits.session_ttl());
+        let agents = AgentApi {
+            store: parts.store.clone(),
+            dispatch: parts.dispatch.clone(),
+            intake: intake.clone(),
+            heart,
+            signals: parts.signals.clone(),
+            limits: parts.limits.clone(),
+            coordinator_id: parts.info.id,
+            shutdown: streams.clone(),
+            tasks: parts.tasks.clone(),
+        };
+        parts.spawn_loops(intake, renewals, grpc);
+        // What agents say is written to the very end, after everybody who says something has gone.
+        let writing = CancellationToken::new();
+        let writer = tokio::spawn(intake_loop.run(writing.clone()));
+
+        let served = parts.serve(self.authenticator, agents, listeners, &shutdown, &streams).await;
+        parts.loops.cancel();
+        parts.tasks.close();
+        if tokio::time::timeout(FAREWELL, parts.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        writing.cancel();
+        if tokio::time::timeout(FAREWELL, writer).await.is_err() {
+            tracing::warn!("not all that agents said was written; they will repeat it");
+        }
+        served
+    }
+}
+
+impl Parts {
+    fn new(coordinator: &Coordinator, http: SocketAddr) -> Self {
+        let signals = Arc::new(Signals::default());
+        Self {
+            store: coordinator.store.clone(),
+            limits: Arc::new(coordinator.limits.clone()),
+            metrics: coordinator.metrics.clone(),
+            info: Arc::new(CoordinatorInfo {
+                id: Uuid::now_v7(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started_at: Instant::now(),
+                http_port: http.port(),
+                draining: AtomicBool::new(false),
+            }),
+            clock: Arc::default(),
+            dispatch: Arc::new(Dispatch::new(coordinator.metrics.clone())),
+            signals,
+            loops: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn spawn_loops(&self, intake: Intake, renewals: Renewals, grpc: SocketAddr) {
+        let Self { store, limits, metrics, info, clock, signals, dispatch, loops, tasks } = self;
+        let planner =
+            Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
+        let releaser =
+            Releaser { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
+        let reaper =
+            Reaper { store: store.clone(), clock: clock.clone(), signals: signals.clone(), dispatch: dispatch.clone() };
+        let dispatcher = Dispatcher {
+            store: store.clone(),
+            dispatch: dispatch.clone(),
+            intake,
+            signals: signals.clone(),
+            limits: limits.clone(),
+        };
+        let cancels = Cancels { store: store.clone(), dispatch: dispatch.clone(), signals: signals.clone() };
+        let day = Duration::from_secs(86_400);
+        let retention = Retention {
+            executions: day * limits.retention_days,
+            omissions: day * limits.retention_days,
+            logs: day * limits.log_retention_days,
+            ..Retention::default()
+        };
+        let upkeep = Upkeep {
+            store: store.clone(),
+            clock: clock.clone(),
+            dispatch: dispatch.clone(),
+            info: info.clone(),
+            address: grpc.to_string(),
+            retention,
+            metrics: metrics.clone(),
+        };
+        tasks.spawn(reconcile::forward_hints(store.clone(), signals.clone(), loops.clone()));
+        tasks.spawn(planner.run(loops.clone()));
+        tasks.spawn(releaser.run(loops.clone()));
+        tasks.spawn(reaper.run(loops.clone()));
+        tasks.spawn(dispatcher.run(loops.clone()));
+        tasks.spawn(cancels.run(loops.clone()));
+        tasks.spawn(renewals.run(loops.clone()));
+        tasks.spawn(upkeep.run(loops.clone()));
+    }
+
+    /// Serves gRPC, REST and metrics. At the end agents are asked to go, and their streams are cut once they have, or soon after.
+    async fn serve(
+        &self,
+        authenticator: Authenticator,
+        agents: AgentApi,
+        listeners: Listeners,
+        shutdown: &CancellationToken,
+        streams: &CancellationToken,
+    ) -> Result<(), ServeError> {
+        let api = Api { store: self.store.clone(), limits: self.limits.clone(), info: self.info.clone() };
+        let authenticate = AuthLayer::new(authenticator);
+        let operations = OperationsLayer::new(self.metrics.clone());
+        let routes = api::grpc_routes(api.clone())?
+            .add_service(AgentServiceServer::new(agents).max_decoding_message_size(16 << 20));
+        let closing = CancellationToken::new();
+        let grpc = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .tcp_nodelay(true)
+            .layer(operations.clone())
+            .layer(authenticate.clone())
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.grpc), closing.clone().cancelled_owned());
+        let router = gateway::router(api, authenticate).layer(operations);
+        let closing_http = closing.clone();
+        let http = axum::serve(listeners.http, router.into_make_service_with_connect_info::<SocketAddr>())
+            .with_graceful_shutdown(async move { closing_http.cancelled().await });
+        if let Some(listener) = listeners.metrics {
+            self.tasks.spawn(telemetry::serve_metrics(listener, self.metrics.clone(), self.loops.clone()));
+        }
+        let farewell = async {
+            shutdown.cancelled().await;
+            tracing::info!("draining");
+            self.info.draining.store(true, Ordering::Relaxed);
+            self.dispatch.send_away();
+            closing.cancel();
+            self.away().await;
+            streams.cancel();
+        };
+        let serving = async {
+            let (grpc, http) = tokio::join!(grpc, async { http.await });
+            grpc?;
+            http?;
+            Ok(())
+        };
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return ended,
+            () = farewell => {}
+        }
+        // Followers of streams may hold connections open; they get no longer than this.
+        tokio::time::timeout(FAREWELL, serving).await.unwrap_or(Ok(()))
+    }
+
+    /// Waits until all agents have gone, but not for long.
+    async fn away(&self) {
+        let end = tokio::time::Instant::now() + Duration::from_secs(3);
+        while self.dispatch.sessions() > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

@@ -1,0 +1,57 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use orrery_proto::v1::Cancel;
+use orrery_proto::v1::coordinator_message::Kind;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Dispatch;
+use crate::reconcile::{POLL, Signals, rest};
+use crate::store::{DynStore, Held};
+
+/// Tells this coordinator's agents to stop what somebody wants to end, wherever that was asked for.
+pub struct Cancels {
+    pub store: DynStore,
+    pub dispatch: Arc<Dispatch>,
+    pub signals: Arc<Signals>,
+}
+
+impl Cancels {
+    /// Goes on until the end.
+    pub async fn run(self, shutdown: CancellationToken) {
+        // What has been told on which attachment: a stream that was lost may have lost the word too. A lease that is gone leaves the
+        // answer of the store, and so this set.
+        let mut told: HashSet<(Held, i64)> = HashSet::new();
+        loop {
+            let sessions = self.dispatch.ids();
+            if !sessions.is_empty() {
+                match self.store.cancels(&sessions).await {
+                    Ok(wanted) => {
+                        told = wanted.into_iter().filter_map(|held| self.tell(held, &told)).collect();
+                    }
+                    Err(error) => tracing::warn!(%error, "cancellations could not be read; trying again"),
+                }
+            }
+            if !rest(&self.signals.cancel, Instant::now() + POLL, &shutdown).await {
+                return;
+            }
+        }
+    }
+
+    /// Tells an agent, unless it has been told on this attachment.
+    fn tell(&self, held: Held, told: &HashSet<(Held, i64)>) -> Option<(Held, i64)> {
+        self.dispatch.with(held.session_id, |attached| {
+            // A lease that is granted and not yet sent cannot be cancelled there: it is told once it is sent.
+            if attached.held.get(&held.execution_id) != Some(&held.epoch) {
+                return None;
+            }
+            let key = (held, attached.attachment);
+            if !told.contains(&key) {
+                let execution_id = held.execution_id.to_string();
+                attached.send(Kind::Cancel(Cancel { execution_id, epoch: held.epoch, reason: "cancelled".into() }));
+            }
+            Some(key)
+        })?
+    }
+}

@@ -1,0 +1,55 @@
+use orrery_proto::v1::{Heartbeat, HeldLease};
+use uuid::Uuid;
+
+use super::renewals::Beat;
+use super::{AgentApi, Leases, Word, knows, leases};
+use crate::execution::Event;
+
+/// Every how many heartbeats a session is compared with the store.
+const AUDIT_EVERY: u64 = 3;
+
+impl AgentApi {
+    /// A heartbeat renews the session, and compares what the agent holds with what it should: the answer to a claim or a frame with a lease can
+    /// be lost, and another coordinator may have taken a lease back. Without this a lost lease would be nobody's work until its deadline, and
+    /// one that was taken back would be two agents'.
+    pub(super) async fn hear(&self, id: Uuid, attachment: i64, beat: Heartbeat) {
+        let named = leases(&beat.held);
+        let unknown = |held: &Leases| beat.held.iter().any(|lease| !knows(held, lease));
+        let surprised = self.dispatch.on(id, attachment, |attached| unknown(&attached.held)).unwrap_or(false);
+        let mut revoked = Vec::new();
+        if surprised || beat.sequence.is_multiple_of(AUDIT_EVERY) {
+            revoked = self.audit(id, attachment, &beat.held).await;
+        }
+        self.heart.beat(Beat { session: id, attachment, sequence: beat.sequence, revoked }).await;
+        let lost = self.dispatch.on(id, attachment, |attached| attached.lost(&named)).unwrap_or_default();
+        for (execution, epoch) in lost {
+            tracing::warn!(session = %id, %execution, epoch, "the agent does not have this lease; it is taken back");
+            self.take_back(id, execution, epoch).await;
+        }
+    }
+
+    /// Compares with the store. Answers with the leases that the agent names and the store does not know.
+    async fn audit(&self, id: Uuid, attachment: i64, named: &[HeldLease]) -> Vec<HeldLease> {
+        // What is granted while the store is asked is not in its answer.
+        let before = self.dispatch.on(id, attachment, |attached| attached.held.clone()).unwrap_or_default();
+        let Ok(stored) = self.store.held(id).await else { return Vec::new() };
+        let stored: Leases = stored.into_iter().map(|lease| (lease.execution_id, lease.epoch)).collect();
+        self.dispatch.on(id, attachment, |attached| {
+            attached.held.retain(|id, epoch| stored.get(id) == Some(epoch) || before.get(id) != Some(epoch));
+            for (execution, epoch) in &stored {
+                attached.held.entry(*execution).or_insert(*epoch);
+            }
+        });
+        named.iter().filter(|lease| !knows(&stored, lease)).cloned().collect()
+    }
+
+    /// Takes a lease back from an agent that does not have it: as not begun, or, where it had said that it began, as lost.
+    async fn take_back(&self, session: Uuid, execution: Uuid, epoch: i64) {
+        // Where the first is accepted, the second is refused, and nobody minds.
+        for event in
+            [Event::Released { session_id: session, epoch }, Event::LeaseExpired { session_id: session, epoch }]
+        {
+            self.intake.say(Word { session, execution, event }).await;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The REST face of the gRPC services: routes, JSON and their document are generated from the contract; here they are served.
+
+mod error_body;
+mod failure;
+mod json_place;
+mod responses;
+mod routes;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::get;
+use http_body_util::Full;
+use orrery_proto::rest::Transcoder;
+use orrery_proto::v1::__rest_over_grpc_bridge_ExecutionService::ExecutionServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_SchedulerService::SchedulerServiceRestBridge;
+use rest_over_grpc::serving::RestService;
+use rest_over_grpc::transcoding::Transcode;
+use tower::Service;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+
+use crate::api::{Api, HTTP_STATUS};
+use crate::auth::AuthLayer;
+
+/// The REST API with its document and its pages. Serve it with `into_make_service_with_connect_info::<SocketAddr>()`, so that the
+/// address of callers is known.
+///
+/// Routes that are added to the answer do not pass its layers; [`dressed`] gives them those that are not about errors.
+pub fn router(api: Api, auth: AuthLayer) -> Router {
+    let most = api.limits.max_body_bytes;
+    let transcoder = Transcoder::new(
+        // Whoever reaches them has passed the layer of authentication.
+        ExecutionServiceRestBridge::externally_authenticated(api.clone()),
+        JobServiceRestBridge::externally_authenticated(api.clone()),
+        SchedulerServiceRestBridge::externally_authenticated(api),
+    );
+    let service = RestService::new(std::sync::Arc::new(transcoder)).with_max_body_bytes(most);
+    let routes = Router::new()
+        .route("/openapi.json", get(openapi))
+        .route("/docs", get(docs))
+        .fallback(move |request: Request| call(service.clone(), most, request));
+    let shaped = routes.layer(auth).layer(axum::middleware::from_fn(responses::shape));
+    traced(shaped)
+}
+
+/// Gives other routes of the same listener what [`router`] has: authentication, request ids and traces.
+pub fn dressed(routes: Router, auth: AuthLayer) -> Router {
+    traced(routes.layer(auth))
+}
+
+fn traced(routes: Router) -> Router {
+    routes
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(TraceLayer::new_for_http().make_span_with(|request: &axum::http::Request<Body>| {
+            let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+            tracing::debug_span!("http", method = %request.method(), path = request.uri().path(), request_id = id)
+        }))
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+}
+
+/// Serves one call of the generated API.
+async fn call<T>(mut service: RestService<T>, most: usize, request: Request) -> Response
+where
+    T: Transcode + Clone + Send + Sync + 'static,
+{
+    if request.uri().path() == "/" && matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Redirect::temporary("/docs").into_response();
+    }
+    let (mut parts, body) = request.into_parts();
+    let body = match failure::read_body(body, most).await {
+        Ok(body) => body,
+        Err(error) => return responses::failed(error.0, error.1),
+    };
+    // Whatever GET answers, HEAD answers without the body, which the server leaves out.
+    if parts.method == Method::HEAD {
+        parts.method = Method::GET;
+    }
+    parts.uri = routes::given(parts.uri);
+    let about = failure::Call { method: parts.method.clone(), uri: parts.uri.clone(), body: body.clone() };
+    let Ok(answer) = service.call(Request::from_parts(parts, Full::new(body))).await;
+    let mut answer = answer.map(Body::new);
+    if let Some(status) = answer.headers_mut().remove(HTTP_STATUS) {
+        let status = StatusCode::from_bytes(status.as_bytes()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        *answer.status_mut() = status;
+        return answer;
+    }
+    if answer.status().is_client_error() || answer.status().is_server_error() {
+        return failure::explained(answer, &about).await;
+    }
+    answer
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], orrery_proto::OPENAPI)
+}
+
+async fn docs() -> impl IntoResponse {
+    // The page takes nothing from anywhere but this server, and the browser holds it to that.
+    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
+    ([(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY))], Html(include_str!("docs.html")))
+}

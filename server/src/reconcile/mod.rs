@@ -1,0 +1,90 @@
+//! Loops that bring the world towards what the store says. They take no input: a signal or a timer wakes them, and they look for
+//! themselves, so that normal running and recovery are one path.
+
+mod planner;
+mod reaper;
+mod releaser;
+mod upkeep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+pub use planner::Planner;
+pub use reaper::Reaper;
+pub use releaser::Releaser;
+pub use upkeep::Upkeep;
+
+/// How long ahead fires are planned, so that at the instant their executions are already there. Not a whole number of seconds: cron fires on
+/// whole ones, and planning is not to stand in the way of what fires at that moment.
+pub const PLAN_AHEAD: Duration = Duration::from_millis(5500);
+
+/// How often a loop looks although nobody woke it.
+pub const POLL: Duration = Duration::from_secs(1);
+
+/// What wakes the loops of one coordinator. Each permit is kept until its loop looks, so that no wake is lost between look and sleep.
+#[derive(Debug, Default)]
+pub struct Signals {
+    pub plan: Notify,
+    pub release: Notify,
+    pub work: Notify,
+    pub cancel: Notify,
+}
+
+/// Sleeps until a signal, an instant, or the end; `false` at the end.
+pub(crate) async fn rest(signal: &Notify, until: tokio::time::Instant, shutdown: &CancellationToken) -> bool {
+    tokio::select! {
+        () = shutdown.cancelled() => false,
+        () = signal.notified() => true,
+        () = tokio::time::sleep_until(until) => true,
+    }
+}
+
+/// A pause after a failure, growing from 100 ms to 5 s, so that a database that is down is not hammered.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The pause after one more failure.
+    pub(crate) fn next(&mut self) -> Duration {
+        self.failures = (self.failures + 1).min(6);
+        Duration::from_millis(50 << self.failures).min(Duration::from_secs(5))
+    }
+}
+
+/// Passes the store's hints on to the loops, until the end.
+pub async fn forward_hints(store: crate::store::DynStore, signals: Arc<Signals>, shutdown: CancellationToken) {
+    use crate::store::Wake;
+    use tokio::sync::broadcast::error::RecvError;
+    let mut hints = store.hints();
+    loop {
+        let hint = tokio::select! {
+            () = shutdown.cancelled() => return,
+            hint = hints.recv() => hint,
+        };
+        match hint {
+            Ok(Wake::Plan) => signals.plan.notify_one(),
+            Ok(Wake::Work) => {
+                signals.release.notify_one();
+                signals.work.notify_one();
+            }
+            Ok(Wake::Cancel) => signals.cancel.notify_one(),
+            Ok(Wake::Execution(_)) => {}
+            // Hints were missed: look everywhere.
+            Err(RecvError::Lagged(_)) => {
+                for signal in [&signals.plan, &signals.release, &signals.work, &signals.cancel] {
+                    signal.notify_one();
+                }
+            }
+            Err(RecvError::Closed) => return,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Backoff, PLAN_AHEAD, POLL, Signals, rest};
+use crate::clock::DatabaseClock;
+use crate::firing;
+use crate::schedule::Schedule;
+use crate::store::{DynStore, JobPlan, PlanCandidate, Planned, StoreError};
+use crate::telemetry::Metrics;
+
+/// Jobs of one round. Small enough that a round's locks are short.
+const JOBS_A_ROUND: usize = 200;
+
+/// Parsed schedules kept; at about a kilobyte each.
+const SCHEDULES_KEPT: usize = 20_000;
+
+/// Makes the executions of fires that are near, and moves the cursors of their jobs on.
+pub struct Planner {
+    pub store: DynStore,
+    pub clock: Arc<DatabaseClock>,
+    pub signals: Arc<Signals>,
+    pub metrics: Metrics,
+}
+
+/// Schedules by job and version. Parsing costs a hundred times what asking for the next instant does.
+#[derive(Default)]
+struct Schedules {
+    parsed: Mutex<HashMap<(Uuid, i64), Option<Schedule>>>,
+}
+
+impl Planner {
+    /// Plans until the end.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let schedules = Schedules::default();
+        let mut backoff = Backoff::default();
+        loop {
+            let asked = Instant::now();
+            let next = match self.round(&schedules, asked).await {
+                Ok(planned) => {
+                    backoff.reset();
+                    self.after(&planned)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, source = ?std::error::Error::source(&error), "planning failed; trying again");
+                    Instant::now() + backoff.next()
+                }
+            };
+            if !rest(&self.signals.plan, next, &shutdown).await {
+                return;
+            }
+        }
+    }
+
+    async fn round(&self, schedules: &Schedules, asked: Instant) -> Result<Planned, StoreError> {
+        let decide = |candidate: &PlanCandidate| schedules.plan(candidate);
+        let planned = self.store.plan(PLAN_AHEAD, JOBS_A_ROUND, &decide).await?;
+        self.clock.observe(asked, planned.now);
+        self.metrics.omitted("misfire", planned.omissions as u64);
+        Ok(planned)
+    }
+
+    /// When to look again.
+    fn after(&self, planned: &Planned) -> Instant {
+        let now = Instant::now();
+        if planned.fires > 0 {
+            tracing::debug!(fires = planned.fires, jobs = planned.jobs, "planned");
+            self.signals.release.notify_one();
+        }
+        let progress = planned.fires > 0 || planned.omissions > 0;
+        match planned.next_cursor {
+            // More is due to be planned: at once, unless this round could do nothing about it (another coordinator is at it).
+            Some(at) if self.clock.local(at) <= now + PLAN_AHEAD => {
+                if progress {
+                    now
+                } else {
+                    now + POLL / 10
+                }
+            }
+            Some(at) => (self.clock.local(at) - PLAN_AHEAD).min(now + POLL),
+            None => now + POLL,
+        }
+    }
+}
+
+impl Schedules {
+    fn plan(&self, candidate: &PlanCandidate) -> JobPlan {
+        match self.schedule(candidate) {
+            Ok(Some(schedule)) => firing::plan(candidate, &schedule),
+            Ok(None) => JobPlan::default(),
+            Err(error) => {
+                tracing::error!(job = %candidate.job.id, %error, "the schedule of a job cannot be read; it stops firing");
+                firing::unplannable(candidate, &error)
+            }
+        }
+    }
+
+    fn schedule(&self, candidate: &PlanCandidate) -> Result<Option<Schedule>, crate::schedule::ScheduleError> {
+        let job = &candidate.job;
+        let key = (job.id, job.version);
+        if let Some(parsed) = self.lock().get(&key) {
+            return Ok(parsed.clone());
+        }
+        let parsed = job.spec.schedule(job.created_at)?;
+        let mut held = self.lock();
+        if held.len() >= SCHEDULES_KEPT {
+            held.clear();
+        }
+        held.insert(key, parsed.clone());
+        Ok(parsed)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Uuid, i64), Option<Schedule>>> {
+        self.parsed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,79 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Backoff, POLL, Signals, rest};
+use crate::clock::DatabaseClock;
+use crate::firing;
+use crate::store::{DynStore, Releases, StoreError, Wake};
+use crate::telemetry::Metrics;
+
+/// Executions of one round.
+const A_ROUND: usize = 250;
+
+/// The least pause after a round that could do nothing: others are at the rows that are due.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Turns executions whose instant has come into pending ones, or into omissions, at that instant.
+pub struct Releaser {
+    pub store: DynStore,
+    pub clock: Arc<DatabaseClock>,
+    pub signals: Arc<Signals>,
+    pub metrics: Metrics,
+}
+
+impl Releaser {
+    /// Releases until the end.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::default();
+        loop {
+            let next = match self.round().await {
+                Ok(done) => {
+                    backoff.reset();
+                    self.after(&done).await
+                }
+                Err(error) => {
+                    tracing::warn!(%error, source = ?std::error::Error::source(&error), "releasing failed; trying again");
+                    Instant::now() + backoff.next()
+                }
+            };
+            if !rest(&self.signals.release, next, &shutdown).await {
+                return;
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<Releases, StoreError> {
+        let asked = Instant::now();
+        let done = self.store.release(A_ROUND, &firing::judge).await?;
+        self.clock.observe(asked, done.now);
+        Ok(done)
+    }
+
+    /// Wakes who has to do with what was released, and says when to look again.
+    async fn after(&self, done: &Releases) -> Instant {
+        if done.released > 0 {
+            self.signals.work.notify_one();
+            self.metrics.fire_lag(done.worst_lag);
+            let _ = self.store.wake(Wake::Work).await;
+        }
+        if done.omitted > 0 {
+            self.metrics.omitted("overlap", done.omitted as u64);
+            // A job whose outstanding fires used up its maximum may plan another one now.
+            self.signals.plan.notify_one();
+        }
+        if !done.cancelled.is_empty() {
+            let _ = self.store.wake(Wake::Cancel).await;
+        }
+        let now = Instant::now();
+        if done.released + done.omitted >= A_ROUND {
+            return now;
+        }
+        let poll = now + POLL;
+        let idle = done.released + done.omitted == 0;
+        let least = if idle { now + PAUSE } else { now };
+        done.next_due.map_or(poll, |at| self.clock.local(at).clamp(least, poll))
+    }
+}

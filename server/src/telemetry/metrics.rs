@@ -1,0 +1,236 @@
+//! The handle by which the rest of the program counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use orrery_proto::v1::{ExecutionStatus, JobType};
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use uuid::Uuid;
+
+use super::busiest::Busiest;
+use super::instruments::{ByQueue, ByReason, ByStatus, ENDS, Instruments, OfEnd, OfJob, Tenant};
+use super::process::{Meter, Usage};
+
+/// Tenants that have labels of their own, unless told otherwise.
+const TENANTS: usize = 50;
+
+/// Queues that are shown by name; tenants name them, so that there is no end to them otherwise.
+const QUEUES: usize = 100;
+
+/// What the tenants and queues without a label of their own are shown as.
+const OTHER: &str = "other";
+
+/// The metrics of a process; cheap to clone, and every clone counts into the same.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    instruments: Instruments,
+    /// Held while a tenant's series are written, so that none is written after its tenant has lost its label.
+    tenants: Mutex<Busiest<Uuid>>,
+    queues_shown: Mutex<BTreeSet<String>>,
+    meter: Mutex<Meter>,
+}
+
+/// What is counted by looking, every now and then, and not as it happens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gauges {
+    /// Jobs that exist.
+    pub jobs: i64,
+    /// Those of them that are active.
+    pub active_jobs: i64,
+    /// Executions that wait, by queue.
+    pub queues: BTreeMap<String, i64>,
+    /// Share of executions that fail, 0 to 1.
+    pub error_rate: f64,
+    /// Connections to this process.
+    pub active_connections: i64,
+    /// Agents connected to this process.
+    pub agents: i64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::with_tenants(TENANTS)
+    }
+}
+
+impl Metrics {
+    /// Metrics that show the `tenants` busiest by name.
+    pub fn with_tenants(tenants: usize) -> Self {
+        let mut registry = Registry::default();
+        let instruments = Instruments::register(&mut registry);
+        let inner = Inner {
+            registry,
+            instruments,
+            tenants: Mutex::new(Busiest::new(tenants)),
+            queues_shown: Mutex::default(),
+            meter: Mutex::new(Meter::new()),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A call, or an internal operation, is over.
+    pub fn operation(&self, duration: Duration, ok: bool) {
+        let to = &self.inner.instruments;
+        to.operations.inc();
+        to.operation_duration.observe(duration.as_secs_f64());
+        if !ok {
+            to.errors.inc();
+        }
+    }
+
+    /// An execution is over for good. `duration` is `None` where it never started.
+    pub fn execution_ended(
+        &self,
+        job_type: JobType,
+        status: ExecutionStatus,
+        tenant: Uuid,
+        duration: Option<Duration>,
+    ) {
+        if !ENDS.contains(&status) {
+            return;
+        }
+        let to = &self.inner.instruments;
+        let (job_type, status_name) = (job_type.as_json_str(), status.as_json_str());
+        to.executions.get_or_create(&ByStatus { status: status_name }).inc();
+        if status == ExecutionStatus::Failed {
+            to.failed_jobs.inc();
+        }
+        let mut tenants = held(&self.inner.tenants);
+        let seen = tenants.observe(tenant);
+        if let Some(evicted) = seen.evicted {
+            to.forget(evicted);
+        }
+        let tenant_id = if seen.named { Tenant::Named(tenant) } else { Tenant::Other };
+        to.job_executions.get_or_create(&OfEnd { job_type, status: status_name, tenant_id }).inc();
+        if let Some(duration) = duration {
+            to.execution_duration.get_or_create(&OfJob { job_type, tenant_id }).observe(duration.as_secs_f64());
+        }
+    }
+
+    /// An execution started this long after its due instant.
+    pub fn fire_lag(&self, lag: Duration) {
+        self.inner.instruments.fire_lag.observe(lag.as_secs_f64());
+    }
+
+    /// `n` fires did not happen.
+    pub fn omitted(&self, reason: &'static str, n: u64) {
+        self.inner.instruments.omissions.get_or_create(&ByReason { reason }).inc_by(n);
+    }
+
+    /// What an agent said was refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.inner.instruments.refused_writes.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// `n` executions were claimed in one statement.
+    pub fn dispatched(&self, n: usize) {
+        self.inner.instruments.dispatch_batch_size.observe(n as f64);
+    }
+
+    /// A lock was taken.
+    pub fn lock_acquired(&self) {
+        self.inner.instruments.lock_acquisitions.inc();
+    }
+
+    /// A lock was not to be had in time.
+    pub fn lock_timed_out(&self) {
+        self.inner.instruments.lock_timeouts.inc();
+    }
+
+    /// Failed ones of all executions that have ended in the sight of this process, 0 to 1.
+    pub fn error_rate(&self) -> f64 {
+        let ended = |status: ExecutionStatus| {
+            self.inner.instruments.executions.get_or_create(&ByStatus { status: status.as_json_str() }).get() as f64
+        };
+        let all: f64 = ENDS.into_iter().map(ended).sum();
+        if all > 0.0 { ended(ExecutionStatus::Failed) / all } else { 0.0 }
+    }
+
+    /// Sets what is counted by looking.
+    pub fn set_gauges(&self, gauges: &Gauges) {
+        let to = &self.inner.instruments;
+        to.jobs.set(gauges.jobs);
+        to.total_jobs.set(gauges.jobs);
+        to.active_jobs.set(gauges.active_jobs);
+        to.queue_length.set(gauges.queues.values().sum());
+        to.error_rate.set(gauges.error_rate);
+        to.active_connections.set(gauges.active_connections);
+        to.agents.set(gauges.agents);
+        self.set_queues(&gauges.queues);
+    }
+
+    /// The fullest queues by name, the rest as one. A queue that is gone is not shown any more.
+    fn set_queues(&self, queues: &BTreeMap<String, i64>) {
+        let family = &self.inner.instruments.queue_size;
+        let mut by_size: Vec<_> = queues.iter().collect();
+        by_size.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
+        let (fullest, rest) = by_size.split_at(by_size.len().min(QUEUES));
+        let mut sizes: BTreeMap<&str, i64> = fullest.iter().map(|(name, size)| (name.as_str(), **size)).collect();
+        if !rest.is_empty() {
+            *sizes.entry(OTHER).or_default() += rest.iter().map(|(_, size)| **size).sum::<i64>();
+        }
+        let mut shown = held(&self.inner.queues_shown);
+        for gone in shown.iter().filter(|name| !sizes.contains_key(name.as_str())) {
+            family.remove(&ByQueue { queue_name: gone.clone() });
+        }
+        *shown = sizes.keys().map(|name| (*name).to_owned()).collect();
+        for (name, size) in sizes {
+            family.get_or_create(&ByQueue { queue_name: name.to_owned() }).set(size);
+        }
+    }
+
+    /// Memory and processors that this process uses.
+    pub fn usage(&self) -> Usage {
+        let usage = held(&self.inner.meter).read();
+        self.inner.instruments.memory_usage.set(usage.resident_bytes as f64);
+        self.inner.instruments.cpu_usage.set(usage.cpu_percent);
+        usage
+    }
+
+    /// Everything, as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        self.usage();
+        let mut out = String::new();
+        if let Err(error) = text::encode(&mut out, &self.inner.registry) {
+            tracing::error!(%error, "metrics cannot be written as text");
+        }
+        out
+    }
+
+    /// Counters and gauges by name and labels, for keeping in the database. Not those by tenant, which history can tell better, and not the
+    /// histograms.
+    pub fn sample(&self) -> BTreeMap<String, f64> {
+        let text = self.encode();
+        let mut of_histogram = false;
+        let mut sample = BTreeMap::new();
+        for line in text.lines() {
+            if let Some(described) = line.strip_prefix("# TYPE ") {
+                of_histogram = described.ends_with(" histogram");
+            } else if !line.starts_with('#')
+                && !of_histogram
+                && !line.contains("tenant_id=\"")
+                && let Some((name, value)) = line.rsplit_once(' ')
+                && let Ok(value) = value.parse()
+            {
+                sample.insert(name.to_owned(), value);
+            }
+        }
+        sample
+    }
+}
+
+/// A panic elsewhere has left counts, not promises: what is there still serves.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

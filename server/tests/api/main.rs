@@ -1,0 +1,14 @@
+//! The API over real HTTP and real gRPC, on a SQLite store. No coordinator's loops run: the tests themselves let time and agents act.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on fails.
+
+mod bad_input;
+mod clients;
+mod executions;
+mod grpc;
+mod identity;
+mod jobs;
+mod pages;
+mod scheduler;
+mod streams;
+mod world;
