@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod coordinator;
@@ -12,6 +13,7 @@ pub mod firing;
 pub mod gateway;
 pub mod job;
 pub mod reconcile;
+pub mod run;
 pub mod schedule;
 pub mod store;
 pub mod telemetry;

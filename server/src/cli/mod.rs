@@ -1,0 +1,262 @@
+//! The command line: what it takes, and the commands that call a server.
+
+mod agent_list;
+mod completions;
+pub mod connect;
+mod cron;
+mod definition_file;
+mod execution;
+mod execution_view;
+pub mod exit;
+mod instant;
+mod job;
+mod job_definition;
+mod job_view;
+mod output;
+mod status;
+mod wait;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::agent_list::AgentCommand;
+use self::completions::CompletionsArgs;
+use self::connect::Client;
+use self::cron::CronCommand;
+use self::execution::ExecutionCommand;
+use self::exit::Failure;
+use self::job::JobCommand;
+use self::output::Output;
+use crate::run::dev::DevArgs;
+use crate::run::key::KeyCommand;
+use crate::run::migrate::MigrateArgs;
+use crate::run::server::ServerArgs;
+
+const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    the server refused, or what was waited for failed or was cancelled
+  2    bad usage or invalid input
+  3    there is no such thing
+  4    conflict: a name taken, a version passed, a state that does not allow it
+  5    not authenticated, or not allowed
+  6    the server cannot be reached
+  130  interrupted
+
+Examples:
+  orrery dev
+  orrery job create --name hello --every 10s --command echo -- hello
+  orrery job trigger hello --wait
+  orrery execution list --job hello --json";
+
+/// Orrery: a distributed job scheduler.
+#[derive(Debug, Parser)]
+#[command(name = "orrery", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// The server to call.
+    #[arg(long, global = true, env = "ORRERY_SERVER", default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub server: String,
+    /// API key or token to call it with.
+    #[arg(long, global = true, env = "ORRERY_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Print the API's JSON instead of text; errors are JSON on stderr.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No colours; so does the environment variable NO_COLOR.
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything in one process, with SQLite and an agent: nothing else is needed.
+    Dev(Box<DevArgs>),
+    /// Run a coordinator on a database.
+    Server(Box<ServerArgs>),
+    /// Run an agent, or list and drain those that are connected.
+    Agent(Box<AgentCommand>),
+    /// Bring the database's schema up to date.
+    Migrate(Box<MigrateArgs>),
+    /// Define, change and run jobs.
+    #[command(subcommand, visible_alias = "jobs")]
+    Job(Box<JobCommand>),
+    /// Look at what has run, runs and waits.
+    #[command(subcommand, visible_alias = "executions")]
+    Execution(Box<ExecutionCommand>),
+    /// Read cron expressions; needs no server.
+    #[command(subcommand)]
+    Cron(Box<CronCommand>),
+    /// Show the scheduler's state.
+    Status,
+    /// Make API keys; talks to the database.
+    #[command(subcommand)]
+    Key(Box<KeyCommand>),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Examples:
+  orrery completions bash > /etc/bash_completion.d/orrery
+  orrery completions zsh > ~/.zfunc/_orrery
+  orrery completions fish > ~/.config/fish/completions/orrery.fish")]
+    Completions(CompletionsArgs),
+}
+
+impl Cli {
+    /// The process' arguments. Bad ones, and calls for help, end the process here.
+    pub fn from_process() -> Self {
+        match Self::read(std::env::args_os()) {
+            Ok(cli) => cli,
+            Err(error) if error.use_stderr() && has_flag("--json") => {
+                Failure::invalid("INVALID_USAGE", error.to_string().trim_end()).report(true);
+                std::process::exit(error.exit_code())
+            }
+            Err(error) => error.exit(),
+        }
+    }
+
+    fn read(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Self, clap::Error> {
+        // Help is written before flags are read, so this one is looked for by hand.
+        let color = if has_flag("--no-color") { ColorChoice::Never } else { ColorChoice::Auto };
+        let mut command = Self::command().color(color);
+        let matches = command.try_get_matches_from_mut(args)?;
+        let cli = Self::from_arg_matches(&matches)?;
+        let is_given = |flag: &str| matches.value_source(flag) == Some(ValueSource::CommandLine);
+        match cli.command.misplaced(is_given) {
+            Some(message) => Err(command.error(ErrorKind::ArgumentConflict, message)),
+            None => Ok(cli),
+        }
+    }
+}
+
+/// Whether a flag stands among the process' arguments, before they are read.
+fn has_flag(flag: &str) -> bool {
+    std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == flag)
+}
+
+impl Command {
+    /// What is wrong with a flag for commands that call a server, where this one calls none: it would have no effect, and whoever gave
+    /// it expects one.
+    fn misplaced(&self, is_given: impl Fn(&str) -> bool) -> Option<&'static str> {
+        match self {
+            Self::Agent(agent) if agent.command.is_none() && is_given("server") => {
+                Some("--server is for commands that call a server; tell an agent where to work by --coordinator URL")
+            }
+            Self::Agent(agent) if agent.command.is_none() && is_given("api_key") => {
+                Some("--api-key is for commands that call a server; give an agent its key by --token or ORRERY_TOKEN")
+            }
+            Self::Dev(_) | Self::Server(_) if is_given("server") => {
+                Some("--server is for commands that call a server; say where to listen by --http, --grpc and --metrics")
+            }
+            Self::Migrate(_) | Self::Key(_) if is_given("server") => {
+                Some("--server is for commands that call a server; this one works on the database, by --database-url")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What commands that call a server work with.
+struct Context {
+    client: Client,
+    out: Output,
+}
+
+/// Runs a command that calls a server, or needs none.
+///
+/// # Errors
+/// What it ended with; the exit code is part of it.
+pub fn call(global: &Global, command: Command) -> Result<(), Failure> {
+    let no_color = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let out = Output::new(global.json, no_color);
+    match command {
+        Command::Cron(command) => return command.run(&out),
+        Command::Completions(args) => return args.run(&out),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::Exit::Failed, "INTERNAL_ERROR", format!("no event loop: {error}")))?;
+    runtime.block_on(async {
+        let client = connect::connect(&global.server, global.api_key.as_deref())?;
+        let context = Context { client, out };
+        tokio::select! {
+            done = Box::pin(serve(command, &context)) => done.map_err(|failure| failure.of_server(&global.server)),
+            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        }
+    })
+}
+
+async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Job(command) => command.run(context).await,
+        Command::Execution(command) => command.run(context).await,
+        Command::Status => status::run(context).await,
+        Command::Agent(agent) => match agent.command {
+            Some(command) => command.run(context).await,
+            None => Ok(()),
+        },
+        // Those that serve are run by the program itself.
+        Command::Dev(_) | Command::Server(_) | Command::Migrate(_) | Command::Key(_) => Ok(()),
+        // Both are answered without a server.
+        Command::Cron(command) => command.run(&context.out),
+        Command::Completions(args) => args.run(&context.out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_agent_runs_bare_and_has_commands() {
+        let agent = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {
+            Command::Agent(agent) => *agent,
+            other => panic!("{other:?}"),
+        };
+        let bare = agent(&["orrery", "agent", "--queue", "a", "--queue", "b", "--label", "zone=eu"]);
+        assert!(bare.command.is_none());
+        assert_eq!(bare.run.queues, ["a", "b"]);
+        assert_eq!(bare.run.labels, [("zone".to_owned(), "eu".to_owned())]);
+        assert!(agent(&["orrery", "agent", "list", "--server", "http://x:1"]).command.is_some());
+        assert!(agent(&["orrery", "agent", "--server", "http://x:1", "drain", "id"]).command.is_some());
+    }
+
+    #[test]
+    fn a_flag_that_would_have_no_effect_is_refused() {
+        let read = |line: &str| Cli::read(line.split(' ').map(Into::into));
+        for (line, way_out) in [
+            ("orrery agent --server http://x:1", "--coordinator"),
+            ("orrery --server http://x:1 agent --queue a", "--coordinator"),
+            ("orrery agent --api-key ork_x", "--token"),
+            ("orrery dev --server http://x:1", "--http"),
+            ("orrery migrate --database-url sqlite:x --server http://x:1", "--database-url"),
+        ] {
+            let error = read(line).unwrap_err().to_string();
+            assert!(error.contains(way_out), "{line}: {error}");
+        }
+        for line in ["orrery agent", "orrery agent --server http://x:1 list", "orrery status --server http://x:1"] {
+            assert!(read(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        for args in [["orrery", "--json", "job", "list"], ["orrery", "job", "--json", "list"]] {
+            assert!(Cli::try_parse_from(args).unwrap().global.json);
+        }
+    }
+}

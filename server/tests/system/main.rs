@@ -1,0 +1,40 @@
+//! The whole system: real processes and real faults over real sockets, with a local target that keeps its own account of what arrived.
+//!
+//! PostgreSQL is found in ORRERY_TEST_DATABASE_URL, as `scripts/with-servers.sh COMMAND` exports it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod dynamic;
+#[macro_use]
+mod engine;
+mod private_postgres;
+mod process;
+mod proxy;
+mod rest;
+mod target;
+mod token;
+mod wait;
+mod world;
+
+mod coordinators;
+mod credentials;
+mod cut_stream;
+mod database_down;
+mod dev_program;
+mod digits;
+mod firing;
+mod functions;
+mod lifecycle;
+mod logs;
+mod lost_agent;
+mod many;
+mod metrics;
+mod overlap;
+mod reflection;
+mod repeating;
+mod restart;
+mod retry;
+mod routing;
+mod settings;
+mod stopping;
+mod traces;

@@ -1,0 +1,61 @@
+use std::net::SocketAddr;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// A way to an address that can be cut.
+pub(crate) struct Proxy {
+    address: SocketAddr,
+    /// Whether it is whole.
+    whole: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A way to `origin`, such as `http://127.0.0.1:50051`.
+    pub(crate) async fn to(origin: &str) -> Self {
+        let target: SocketAddr = origin.strip_prefix("http://").unwrap().parse().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (whole, state) = watch::channel(true);
+        let serving = tokio::spawn(async move {
+            loop {
+                let Ok((caller, _)) = listener.accept().await else { continue };
+                tokio::spawn(carry(caller, target, state.clone()));
+            }
+        });
+        Self { address, whole, serving }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends all connections, and takes no more.
+    pub(crate) fn cut(&self) {
+        self.whole.send_replace(false);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.whole.send_replace(true);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn carry(mut caller: TcpStream, target: SocketAddr, mut state: watch::Receiver<bool>) {
+    if !*state.borrow_and_update() {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    tokio::select! {
+        _ = copy_bidirectional(&mut caller, &mut server) => {}
+        _ = state.wait_for(|whole| !whole) => {}
+    }
+}

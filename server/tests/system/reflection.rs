@@ -1,0 +1,102 @@
+//! A client in any language: every call by what reflection tells, without a line of generated code.
+
+use std::collections::BTreeSet;
+
+use prost_reflect::DynamicMessage;
+
+use crate::dynamic::{DynamicClient, code_of, text};
+use crate::engine::Engine;
+use crate::world::World;
+
+/// Calls and remembers what was called.
+struct Caller {
+    client: DynamicClient,
+    called: BTreeSet<String>,
+}
+
+impl Caller {
+    async fn ok(&mut self, method: &str, request: &str) -> Vec<DynamicMessage> {
+        self.called.insert(method.to_owned());
+        let answer = self.client.call(method, request).await;
+        answer.unwrap_or_else(|status| panic!("{method} {request}: {status:?}"))
+    }
+
+    async fn refused(&mut self, method: &str, request: &str, code: &str) {
+        self.called.insert(method.to_owned());
+        let status = self.client.call(method, request).await.unwrap_err();
+        assert_eq!(code_of(&status), code, "{method} {request}: {status:?}");
+    }
+
+    /// Calls and tells the `id` of what it answers.
+    async fn id(&mut self, method: &str, request: &str) -> String {
+        text(&self.ok(method, request).await[0], "id")
+    }
+}
+
+const CONFIG: &str = r#"job_type: JOB_TYPE_COMMAND manual: true config { text: "{\"command\": \"echo\"}" }"#;
+
+#[tokio::test]
+async fn a_generic_client_calls_everything() {
+    let world = World::new(Engine::Sqlite).await;
+    let server = world.dev(&["--no-demo"]).await;
+    let rest = server.rest();
+    let client = DynamicClient::reflect(&server.grpc).await;
+    let mut caller = Caller { client, called: BTreeSet::new() };
+
+    let job = caller.id("CreateJob", &format!(r#"name: "one" {CONFIG}"#)).await;
+    let this = format!(r#"id: "{job}""#);
+    jobs(&mut caller, &this, &job).await;
+    let run = caller.id("TriggerJob", &this).await;
+    rest.finished(&run).await;
+    executions(&mut caller, &format!(r#"id: "{run}""#)).await;
+    scheduler(&mut caller, rest.workers().await[0]["id"].as_str().unwrap()).await;
+    caller.ok("StopJob", &this).await;
+    caller.refused("TriggerJob", &this, "JOB_INACTIVE").await;
+    caller.ok("DeleteJob", &this).await;
+    caller.refused("GetJob", &this, "JOB_NOT_FOUND").await;
+    assert_eq!(caller.called, caller.client.methods(), "calls that this test leaves out");
+}
+
+async fn jobs(caller: &mut Caller, this: &str, job: &str) {
+    caller.refused("CreateJob", &format!(r#"name: "one" {CONFIG}"#), "JOB_NAME_TAKEN").await;
+    caller.ok("BatchCreateJobs", &format!(r#"jobs {{ name: "two" {CONFIG} }}"#)).await;
+    caller.ok("ListJobs", "status: JOB_STATUS_ACTIVE").await;
+    caller.ok("GetJob", this).await;
+    caller.ok("UpdateJob", &format!(r#"{this} name: "one" description: "changed" max_concurrent: 0 {CONFIG}"#)).await;
+    caller.ok("ValidateJob", r#"name: "x" cron_expression: "never" job_type: JOB_TYPE_HTTP"#).await;
+    caller.refused("CreateJob", r#"name: "x" cron_expression: "never""#, "INVALID_CRON_EXPRESSION").await;
+    caller.ok("BatchTriggerJobs", &format!("triggers {{ {this} }}")).await;
+    caller.ok("PauseJob", this).await;
+    caller.ok("ResumeJob", this).await;
+    caller.ok("PreviewJob", this).await;
+    caller.ok("ExplainJob", this).await;
+    caller.ok("ListOmissions", &format!(r#"job_id: "{job}""#)).await;
+    caller.refused("GetJob", r#"id: "nonsense""#, "INVALID_ID").await;
+}
+
+async fn executions(caller: &mut Caller, this: &str) {
+    caller.ok("ListExecutions", "trigger_type: TRIGGER_TYPE_MANUAL page_size: 5").await;
+    caller.ok("GetExecution", this).await;
+    caller.ok("GetExecutionStats", "").await;
+    caller.refused("CancelExecution", this, "EXECUTION_ALREADY_FINISHED").await;
+    caller.ok("RetryExecution", this).await;
+    caller.ok("ExplainExecution", this).await;
+    caller.ok("ListExecutionLogs", this).await;
+    let seen = caller.ok("WatchExecution", this).await;
+    assert_eq!(seen.len(), 1, "one that is over is told once, and then the stream ends");
+    caller.ok("FollowExecutionLogs", this).await;
+    let nobody = r#"id: "00000000-0000-7000-8000-000000000000""#;
+    caller.refused("WatchExecution", nobody, "EXECUTION_NOT_FOUND").await;
+}
+
+async fn scheduler(caller: &mut Caller, worker: &str) {
+    for method in ["GetStatus", "GetMetrics", "ListQueues", "ListWorkers", "GetHealth", "GetReady"] {
+        caller.ok(method, "").await;
+    }
+    let fires = caller.ok("PreviewCron", r#"expression: "0 0 9 * * 1-5" timezone: "Europe/Berlin" count: 3"#).await;
+    assert_eq!(fires[0].get_field_by_name("fires").unwrap().as_list().unwrap().len(), 3);
+    caller.refused("PreviewCron", r#"expression: "* * *""#, "INVALID_CRON_EXPRESSION").await;
+    assert_ne!(text(&caller.ok("ExplainCron", r#"expression: "@daily""#).await[0], "description"), "");
+    caller.ok("DrainWorker", &format!(r#"id: "{worker}""#)).await;
+    caller.refused("DrainWorker", r#"id: "00000000-0000-7000-8000-000000000000""#, "WORKER_NOT_FOUND").await;
+}
