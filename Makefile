@@ -1,0 +1,19 @@
+# What a person does here, a target each. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help dev test check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: ## Run coordinator, agent and UI in one process; nothing else is needed
+	cargo run --release -- dev
+
+test: ## Run every test, on PostgreSQL and Redis of its own; ONLY="name" or ONLY="-p crate name" for some
+	@ONLY='$(ONLY)' scripts/test.sh
+
+check: ## Formatting, lints, licences and advisories
+	@scripts/check.sh
+
+clean: ## Remove what was built
+	cargo clean
