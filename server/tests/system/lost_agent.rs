@@ -15,8 +15,9 @@ use crate::world::{Server, World};
 
 on_each_engine!(a_killed_agents_work_runs_elsewhere, a_frozen_agent_wakes_too_late, at_most_once_is_not_repeated);
 
-/// Sessions that end soon.
-const SHORT: [(&str, &str); 1] = [("ORRERY_SESSION_TTL_MS", "2000")];
+/// Sessions that end soon, though not where a busy machine holds a living agent's heartbeats up for a second or two.
+const SHORT: [(&str, &str); 1] = [("ORRERY_SESSION_TTL_MS", "5000")];
+const SHORT_MS: i64 = 5000;
 
 /// Says who it is; the first attempt waits for a file that may never come.
 const SCRIPT: &str = r#"
@@ -51,7 +52,7 @@ async fn a_killed_agents_work_runs_elsewhere(world: World) {
     let again: DateTime<Utc> = run["attempts"][1]["startedAt"].as_str().unwrap().parse().unwrap();
     let after = (again - killed_at).num_milliseconds();
     // The session's life, and two seconds; the rest is the machine's.
-    assert!(after < 2000 + 2000 + 1000, "it was taken over after {after} ms");
+    assert!(after < SHORT_MS + 2000 + 1000, "it was taken over after {after} ms");
 }
 
 /// It is frozen for longer than its session lives. One of its processes goes on for ever, one ends meanwhile.
