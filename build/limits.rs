@@ -16,6 +16,7 @@ fn of_field(name: &str) -> Option<Value> {
         "maxExecutions" => json!({"minimum": 1}),
         "intervalMs" => json!({"minimum": 100}),
         "misfireGraceSeconds" => json!({"minimum": 0, "maximum": 604_800}),
+        "startDeadlineSeconds" => json!({"minimum": 1, "maximum": 31_622_400}),
         "misfireMaxLatenessSeconds" => json!({"minimum": 0, "maximum": 31_622_400}),
         "idempotencyKey" => json!({"maxLength": 200}),
         "maxRetries" => json!({"minimum": 0, "maximum": 100}),

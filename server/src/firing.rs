@@ -108,6 +108,13 @@ fn verdict(fire: &DueFire, load: Load, is_last: bool, now: DateTime<Utc>) -> Due
     if fire.job.status == JobStatus::Paused {
         return omit(fire, "paused", "the job was paused");
     }
+    if let Some(by) = fire.execution.start_by.filter(|by| *by <= now) {
+        return omit(
+            fire,
+            "start_deadline",
+            &format!("it was released {} s late, after its start deadline, {by}", late.num_seconds()),
+        );
+    }
     if late > chrono::Duration::seconds(i64::from(spec.misfire.grace_seconds))
         && let Some(reason) = missed(fire, is_last, late, now)
     {

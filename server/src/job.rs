@@ -47,6 +47,9 @@ pub struct JobSpec {
     pub overlap: OverlapPolicy,
     pub misfire: MisfireSpec,
     pub delivery: Delivery,
+    /// Seconds after its instant by which an execution must have begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_deadline_seconds: Option<i32>,
 }
 
 /// When a job fires by itself.
@@ -140,6 +143,11 @@ impl JobSpec {
             (None, None) => timeouts.default,
         };
         smaller.min(timeouts.cap)
+    }
+
+    /// When an execution of this instant must have begun, if it must.
+    pub fn start_by(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.start_deadline_seconds.map(|seconds| at + chrono::Duration::seconds(i64::from(seconds)))
     }
 
     /// What an agent must offer to run it: `http`, `command`, ..., or `function:MODULE#NAME`.

@@ -53,6 +53,7 @@ pub(crate) fn job(job: &Job, timeouts: Timeouts) -> v1::Job {
         misfire_grace_seconds: spec.misfire.grace_seconds,
         misfire_max_count: spec.misfire.max_count,
         misfire_max_lateness_seconds: spec.misfire.max_lateness_seconds,
+        start_deadline_seconds: spec.start_deadline_seconds,
         dst_gap: spec.schedule.dst_gap.into(),
         dst_overlap: spec.schedule.dst_overlap.into(),
         delivery: spec.delivery.into(),

@@ -90,6 +90,10 @@ pub(super) fn execution(facts: &ExecutionFacts<'_>) -> Explanation {
                 reasons.extend(at_limit(&job.spec, facts.load));
                 reasons.extend(agents(&job.spec, facts.agents));
             }
+            reasons.extend(execution.start_by.map(|by| Reason {
+                until: convert::time(Some(by)),
+                ..reason("START_DEADLINE", format!("it does not run any more unless it begins by {by}"))
+            }));
             let message = "it waits for its turn; executions of a higher priority, or older ones, go first";
             reasons.push(reason("QUEUED", message.to_owned()));
         }

@@ -67,6 +67,7 @@ pub(super) fn details(job: &Job, out: &Output) -> io::Result<()> {
         ("Concurrent", format!("{concurrent}, overlap {}", job.overlap().as_json_str())),
         ("Misfire", format!("{} after {}s", job.misfire().as_json_str(), job.misfire_grace_seconds)),
         ("Delivery", job.delivery().as_json_str().to_owned()),
+        ("Start by", job.start_deadline_seconds.map(|s| format!("{s}s after its instant")).unwrap_or_default()),
         ("Priority", job.priority.to_string()),
         ("Queue", job.queue.clone()),
         ("Selector", selector.join(",")),

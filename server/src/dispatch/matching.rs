@@ -131,6 +131,7 @@ mod tests {
                 priority: 0,
                 scheduled_at: at,
                 run_at: at,
+                start_by: None,
                 created_at: at,
                 state: State::Pending,
                 attempt: 0,

@@ -36,6 +36,8 @@ pub struct Execution {
     pub scheduled_at: DateTime<Utc>,
     /// When its next attempt may start.
     pub run_at: DateTime<Utc>,
+    /// When it must have begun, if it must; kept while it is live.
+    pub start_by: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub state: State,
     /// Attempts begun.
@@ -177,6 +179,7 @@ impl Execution {
             priority: job.spec.priority,
             scheduled_at: at,
             run_at: at,
+            start_by: job.spec.start_by(at),
             created_at: now,
             state: State::Scheduled,
             attempt: 0,

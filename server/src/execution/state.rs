@@ -8,9 +8,10 @@
 //!     │                ├── LeaseExpired ──────┴────────────────┤  │
 //!     └── Finished or TimedOut, where retried ─────────────────┘  │
 //!  CancelRequested (nothing runs), Finished, TimedOut  ──────▶ Done
+//!  StartDeadlinePassed (pending, never begun)  ──────────────▶ Done
 //! ```
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use orrery_proto::v1::{Delivery, ErrorType, ExecutionStatus};
 use uuid::Uuid;
 
@@ -38,6 +39,8 @@ pub enum Event {
     CancelRequested { reason: String },
     /// The attempt's deadline has passed and the agent has not said so.
     TimedOut { epoch: i64 },
+    /// It has not begun by its start deadline.
+    StartDeadlinePassed,
 }
 
 /// Why an event changes nothing.
@@ -133,6 +136,10 @@ pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTim
             }
             finished(&mut next, &lease, &report, policy, now);
         }
+        Event::StartDeadlinePassed => unstarted(&mut next, event, now)?,
+    }
+    if next.is_done() {
+        next.start_by = None;
     }
     Ok(next)
 }
@@ -249,20 +256,42 @@ fn cancel(next: &mut Execution, reason: &str, now: DateTime<Utc>) {
         next.cancel_reason = Some(reason.to_owned());
     }
     if next.lease().is_none() {
-        next.state = State::Done(Outcome {
-            status: ExecutionStatus::Cancelled,
-            started_at: None,
-            completed_at: now,
-            duration_ms: None,
-            result: None,
-            error_type: None,
-            error_message: reason.to_owned(),
-            error_stack: String::new(),
-            session_id: None,
-            worker_name: String::new(),
-            memory_peak_mb: None,
-            cpu_time_ms: None,
-        });
+        next.state = State::Done(never_run(ExecutionStatus::Cancelled, reason.to_owned(), now));
+    }
+}
+
+/// Only what nobody has begun: one that lost its agent has begun in time.
+fn unstarted(next: &mut Execution, event: &Event, now: DateTime<Utc>) -> Result<(), Rejected> {
+    let by = match next.start_by {
+        Some(by) if by <= now && next.state == State::Pending && next.attempt == 0 => by,
+        _ => return Err(illegal(next, event)),
+    };
+    next.state = State::Done(Outcome {
+        error_type: Some(ErrorType::Timeout),
+        ..never_run(
+            ExecutionStatus::Failed,
+            format!("it had not begun by its start deadline, {}", by.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            now,
+        )
+    });
+    Ok(())
+}
+
+/// The end of what no agent holds.
+fn never_run(status: ExecutionStatus, message: String, now: DateTime<Utc>) -> Outcome {
+    Outcome {
+        status,
+        started_at: None,
+        completed_at: now,
+        duration_ms: None,
+        result: None,
+        error_type: None,
+        error_message: message,
+        error_stack: String::new(),
+        session_id: None,
+        worker_name: String::new(),
+        memory_peak_mb: None,
+        cpu_time_ms: None,
     }
 }
 
@@ -356,6 +385,7 @@ impl Event {
             Self::LeaseExpired { .. } => "lease_expired",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::TimedOut { .. } => "timed_out",
+            Self::StartDeadlinePassed => "start_deadline_passed",
         }
     }
 

@@ -30,6 +30,7 @@ fn scheduled() -> Execution {
         priority: 0,
         scheduled_at: now(),
         run_at: now(),
+        start_by: Some(now()),
         created_at: now(),
         state: State::Scheduled,
         attempt: 0,
@@ -80,6 +81,7 @@ fn events(epoch: i64) -> Vec<(&'static str, Event)> {
         ("lease_expired", Event::LeaseExpired { session_id, epoch }),
         ("cancel_requested", Event::CancelRequested { reason: "enough".into() }),
         ("timed_out", Event::TimedOut { epoch }),
+        ("start_deadline_passed", Event::StartDeadlinePassed),
     ]
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn spec() -> JobSpec {
         overlap: OverlapPolicy::Forbid,
         misfire,
         delivery: Delivery::AtLeastOnce,
+        start_deadline_seconds: None,
     }
 }
 
@@ -134,6 +135,15 @@ fn late_releases_follow_the_misfire_policy() {
     // Within the grace all of them happen.
     let job = with(MisfirePolicy::Skip, None);
     assert_eq!(verdicts(&[due(&job, 60, 0, 0), due(&job, 50, 0, 0)]), ["admit", "admit"]);
+}
+
+#[test]
+fn a_fire_released_after_its_start_deadline_does_not_happen() {
+    let job = job(|s| {
+        s.max_concurrent = 0;
+        s.start_deadline_seconds = Some(10);
+    });
+    assert_eq!(verdicts(&[due(&job, 10, 0, 0), due(&job, 9, 0, 0)]), ["start_deadline", "admit"]);
 }
 
 fn planned(job: &Job, outstanding: i64) -> JobPlan {

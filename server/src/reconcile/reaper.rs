@@ -53,7 +53,12 @@ impl Reaper {
             self.dispatch.observe(execution);
             let _ = self.store.wake(Wake::Execution(execution.id)).await;
         }
-        if !reaped.executions.is_empty() {
+        for execution in &reaped.unstarted {
+            tracing::warn!(execution = %execution.id, job = %execution.job_name, "not begun by its start deadline; it does not run any more");
+            self.dispatch.observe(execution);
+            let _ = self.store.wake(Wake::Execution(execution.id)).await;
+        }
+        if !reaped.executions.is_empty() || !reaped.unstarted.is_empty() {
             self.signals.release.notify_one();
             self.signals.work.notify_one();
             let _ = self.store.wake(Wake::Work).await;

@@ -130,6 +130,7 @@ macro_rules! suite {
                 at_most_once_is_not_repeated
                 three_losses_are_enough
                 overdue_attempts_time_out
+                what_has_not_begun_by_its_start_deadline_ends
                 living_sessions_are_left_alone
                 two_reapers_take_back_once
                 what_is_next_is_told;

@@ -124,3 +124,30 @@ pub async fn what_is_next_is_told(store: DynStore) {
     let reaped = store.reap(Duration::from_secs(2), 10).await.unwrap();
     assert_eq!(reaped.next, Some(deadline + chrono::Duration::seconds(2)));
 }
+
+pub async fn what_has_not_begun_by_its_start_deadline_ends(store: DynStore) {
+    let job = job_with(&store, "a", |j| j.spec.start_deadline_seconds = Some(1)).await;
+    let patient = self::job(&store, "patient").await;
+    let agent = session(&store, "agent").await;
+    let begun = leased(&store, &job, &agent).await;
+    let (waiting, other) = (trigger(&store, &job).await, trigger(&store, &patient).await);
+    let by = waiting.start_by.unwrap();
+    assert_eq!(by, waiting.scheduled_at + chrono::Duration::seconds(1));
+    let early = reap(&store).await;
+    assert!(early.unstarted.is_empty() && early.next.is_some_and(|next| next <= by), "{early:?}");
+    while now(&store).await <= by {}
+    assert_eq!(claim(&store, &agent, 10).await.grants.len(), 1, "only the one that may wait is given away");
+    let reaped = reap(&store).await;
+    assert_eq!(reaped.unstarted.iter().map(|e| e.id).collect::<Vec<_>>(), [waiting.id]);
+    let ended = execution(&store, waiting.id).await;
+    assert_eq!(ended, reaped.unstarted[0]);
+    assert_eq!((ended.status(), outcome(&ended).error_type), (ExecutionStatus::Failed, Some(ErrorType::Timeout)));
+    assert!(outcome(&ended).error_message.contains("start deadline"), "{ended:?}");
+    // What has begun in time, or may wait for ever, goes on; also where its agent is lost.
+    assert!(execution(&store, other.id).await.lease().is_some());
+    kill(&store, &agent).await;
+    let reaped = reap(&store).await;
+    assert!(reaped.unstarted.is_empty());
+    assert_eq!(execution(&store, begun.id).await.state, State::Pending);
+    assert!(reap(&store).await.unstarted.is_empty());
+}

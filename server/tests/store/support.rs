@@ -49,6 +49,7 @@ pub fn spec(name: &str) -> JobSpec {
             max_lateness_seconds: None,
         },
         delivery: Delivery::AtLeastOnce,
+        start_deadline_seconds: None,
     }
 }
 

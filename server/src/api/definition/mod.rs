@@ -18,6 +18,8 @@ use crate::job::{JobSpec, MisfireSpec, RetryPolicy};
 const MAX_TIMEOUT_SECONDS: i32 = 604_800;
 /// The longest delay of a retry, in milliseconds: a day.
 const MAX_DELAY_MS: i64 = 86_400_000;
+/// The longest start deadline, in seconds: a leap year.
+const YEAR_SECONDS: i32 = 366 * 86_400;
 const DEFAULT_QUEUE: &str = "default";
 
 /// The stored form of a definition. `prefix` stands before the names of fields, such as `jobs[3].` in a batch.
@@ -57,6 +59,9 @@ pub(crate) fn read(request: &CreateJobRequest, prefix: &str) -> Result<JobSpec, 
         overlap: p.choice("overlap", request.overlap, default_overlap(max_concurrent)),
         misfire: misfire(p, request),
         delivery: p.choice("delivery", request.delivery, Delivery::AtLeastOnce),
+        start_deadline_seconds: request
+            .start_deadline_seconds
+            .map(|s| p.within("INVALID_START_DEADLINE", "startDeadlineSeconds", s, 1, YEAR_SECONDS)),
     };
     problems.finish(spec)
 }
@@ -115,7 +120,6 @@ fn retry(p: &mut Problems, config: Option<&RetryConfig>) -> RetryPolicy {
 
 fn misfire(p: &mut Problems, request: &CreateJobRequest) -> MisfireSpec {
     const CODE: &str = "INVALID_MISFIRE";
-    const YEAR: i64 = 366 * 86_400;
     MisfireSpec {
         policy: p.choice("misfire", request.misfire, MisfirePolicy::FireOnce),
         grace_seconds: p.within(
@@ -128,7 +132,7 @@ fn misfire(p: &mut Problems, request: &CreateJobRequest) -> MisfireSpec {
         max_count: p.within(CODE, "misfireMaxCount", request.misfire_max_count.unwrap_or(100), 0, 100_000),
         max_lateness_seconds: request
             .misfire_max_lateness_seconds
-            .map(|most| p.within(CODE, "misfireMaxLatenessSeconds", most, 0, YEAR)),
+            .map(|most| p.within(CODE, "misfireMaxLatenessSeconds", most, 0, i64::from(YEAR_SECONDS))),
     }
 }
 
@@ -164,6 +168,7 @@ macro_rules! definition_of {
             dst_gap: request.dst_gap,
             dst_overlap: request.dst_overlap,
             delivery: request.delivery,
+            start_deadline_seconds: request.start_deadline_seconds,
             idempotency_key: String::new(),
         }
     }};

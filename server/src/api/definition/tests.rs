@@ -47,7 +47,7 @@ fn a_name_is_counted_in_characters() {
 #[allow(clippy::too_many_lines)] // A table.
 fn what_is_wrong_is_named_with_its_code() {
     type Change = fn(&mut CreateJobRequest);
-    let cases: [(Change, &str, &str); 41] = [
+    let cases: [(Change, &str, &str); 42] = [
         (|r| r.name.clear(), "INVALID_NAME", "name"),
         (|r| r.name = "  ".into(), "INVALID_NAME", "name"),
         (|r| r.name = "x".repeat(201), "INVALID_NAME", "name"),
@@ -87,6 +87,7 @@ fn what_is_wrong_is_named_with_its_code() {
         (|r| r.queue = "a b".into(), "INVALID_QUEUE", "queue"),
         (|r| drop(r.selector.insert(String::new(), "x".into())), "INVALID_SELECTOR", "selector."),
         (|r| r.misfire_grace_seconds = Some(-1), "INVALID_MISFIRE", "misfireGraceSeconds"),
+        (|r| r.start_deadline_seconds = Some(0), "INVALID_START_DEADLINE", "startDeadlineSeconds"),
         (|r| r.overlap = Some(42), "INVALID_ARGUMENT", "overlap"),
         (|r| dates(r, "2030-01-02T00:00:00Z", "2030-01-01T00:00:00Z"), "INVALID_DATE_RANGE", "endDate"),
     ];

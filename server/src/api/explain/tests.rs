@@ -78,6 +78,7 @@ fn execution(state: State) -> Execution {
         priority: 0,
         scheduled_at: now(),
         run_at: now() + TimeDelta::seconds(9),
+        start_by: None,
         created_at: now(),
         state,
         attempt: 0,

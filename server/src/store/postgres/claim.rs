@@ -79,6 +79,7 @@ async fn pick(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<(usize, Vec<Lo
             select n.id, n.priority, n.run_at, row_number() over (order by n.priority desc, n.run_at, n.id) as turn from (
                 select e.id, e.priority, e.run_at from live_executions e
                 where e.lane_id = lane.id and e.state = 1 and e.cancel_requested_at is null and e.job_id <> all($2)
+                  and (e.start_by is null or e.start_by > statement_timestamp())
                 order by e.priority desc, e.run_at, e.id limit $3
             ) n
          ) p order by p.priority desc, p.turn, p.run_at, p.id limit $3",
@@ -95,7 +96,8 @@ async fn pick(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<(usize, Vec<Lo
         "select ",
         live_columns!(),
         " from live_executions e join scheduled_jobs j on j.id = e.job_id
-         where e.id = any($1) and e.state = 1 and e.cancel_requested_at is null for update of e skip locked"
+         where e.id = any($1) and e.state = 1 and e.cancel_requested_at is null
+           and (e.start_by is null or e.start_by > statement_timestamp()) for update of e skip locked"
     ))
     .bind(&picked)
     .fetch_all(tx)

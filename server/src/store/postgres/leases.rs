@@ -49,7 +49,7 @@ impl PgStore {
         let mut tx = self.pool().begin().await?;
         let sessions = end_sessions(&mut tx, limit).await?;
         let (locked, now, dead) = lock_lost(&mut tx, slack, limit).await?;
-        let is_full = locked.len() >= limit;
+        let lost = locked.len();
         let changed = self
             .apply_to(&mut tx, locked, now, |execution, _| match execution.lease() {
                 Some(lease) if dead.contains(&execution.id) => {
@@ -58,8 +58,11 @@ impl PgStore {
                 _ => Event::TimedOut { epoch: execution.epoch },
             })
             .await?;
+        let late = lock_unstarted(&mut tx, limit.saturating_sub(changed.len())).await?;
+        let unstarted = self.apply_to(&mut tx, late, now, |_, _| Event::StartDeadlinePassed).await?;
         let next: Option<DateTime<Utc>> = sqlx::query_scalar(
             "select least(
+                (select min(start_by) from live_executions where start_by is not null and state = 1 and attempt = 0),
                 (select min(expires_at) from agent_sessions),
                 (select min(deadline) from live_executions where session_id is not null) + $1 * interval '1 microsecond')",
         )
@@ -69,7 +72,9 @@ impl PgStore {
         tx.commit().await?;
         let executions = changed.into_iter().filter_map(|(before, after)| Some((lease_of(&before)?, after))).collect();
         // A full batch means that there may be more to take back at once.
-        Ok(Reaped { sessions, executions, next: if is_full { Some(now) } else { next } })
+        let is_full = lost + unstarted.len() >= limit;
+        let unstarted = unstarted.into_iter().map(|(_, after)| after).collect();
+        Ok(Reaped { sessions, executions, unstarted, next: if is_full { Some(now) } else { next } })
     }
 }
 
@@ -122,4 +127,19 @@ async fn lock_lost(
     }
     let locked = found.iter().map(Locked::of).collect::<Result<_>>()?;
     Ok((locked, super::clock(tx).await?, dead))
+}
+
+/// What nobody has begun by its start deadline, locked.
+async fn lock_unstarted(tx: &mut PgConnection, limit: usize) -> Result<Vec<Locked>> {
+    let found = sqlx::query(concat!(
+        "select ",
+        live_columns!(),
+        " from live_executions e join scheduled_jobs j on j.id = e.job_id
+         where e.start_by <= statement_timestamp() and e.state = 1 and e.attempt = 0
+         order by e.start_by, e.id limit $1 for update of e skip locked"
+    ))
+    .bind(limited(limit))
+    .fetch_all(tx)
+    .await?;
+    found.iter().map(Locked::of).collect()
 }

@@ -20,7 +20,7 @@ pub(super) const LEASED: i16 = 2;
 /// The columns of a live execution, of tables `e` (live_executions) and `j` (scheduled_jobs).
 macro_rules! live_columns {
     () => {
-        "e.id, e.tenant_id, e.job_id, e.lane_id, e.epoch, e.job_version, e.scheduled_at, e.run_at, e.created_at, e.granted_at,
+        "e.id, e.tenant_id, e.job_id, e.lane_id, e.epoch, e.job_version, e.scheduled_at, e.run_at, e.start_by, e.created_at, e.granted_at,
          e.started_at, e.deadline, e.cancel_requested_at, e.priority, e.attempt, e.losses, e.state, e.trigger_type, e.progress,
          e.session_id, e.triggered_by, e.retry_of, e.queue, e.worker_name, e.cancel_reason, e.traceparent, e.parameters,
          e.attempts, j.name as job_name, j.version as current_version"
@@ -29,7 +29,7 @@ macro_rules! live_columns {
 /// The columns of a finished execution, of tables `h` (job_executions) and `j` (scheduled_jobs).
 macro_rules! done_columns {
     () => {
-        "h.id, h.tenant_id, h.job_id, h.lane_id, h.epoch, h.job_version, h.scheduled_at, h.run_at, h.created_at, h.started_at,
+        "h.id, h.tenant_id, h.job_id, h.lane_id, h.epoch, h.job_version, h.scheduled_at, h.run_at, null::timestamptz as start_by, h.created_at, h.started_at,
          h.completed_at, h.cancel_requested_at, h.priority, h.attempt, h.losses, h.trigger_type, h.progress, h.worker_id,
          h.triggered_by, h.retry_of, h.queue, h.worker_name, h.cancel_reason, h.traceparent, h.parameters::text as parameters,
          h.attempts::text as attempts, h.status, h.duration_ms, h.result::text as result, h.error_type, h.error_message,
@@ -141,6 +141,7 @@ fn execution(row: &PgRow, table: &'static str, state: State, trigger: TriggerTyp
         priority: row.try_get("priority")?,
         scheduled_at: row.try_get("scheduled_at")?,
         run_at: row.try_get("run_at")?,
+        start_by: row.try_get("start_by")?,
         created_at: row.try_get("created_at")?,
         state,
         attempt: row.try_get("attempt")?,

@@ -98,8 +98,8 @@ pub(super) async fn any(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> Resu
 pub(super) async fn insert(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<bool> {
     let done = sqlx::query(
         "insert into live_executions (id, tenant_id, job_id, trigger_type, triggered_by, lane_id, queue, priority, \
-         scheduled_at, run_at, created_at, state, parameters, retry_of, traceparent) \
-         select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15 \
+         scheduled_at, run_at, created_at, state, parameters, retry_of, traceparent, start_by) \
+         select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16 \
          where not exists (select 1 from job_executions where id = ?1) on conflict (id) do nothing",
     )
     .bind(execution.id)
@@ -117,6 +117,7 @@ pub(super) async fn insert(tx: &mut Transaction<'static, Sqlite>, execution: &Ex
     .bind(execution.parameters.as_deref().map(plain))
     .bind(execution.retry_of)
     .bind(execution.traceparent.as_deref().map(plain))
+    .bind(execution.start_by.map(micros))
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)

@@ -21,7 +21,7 @@ impl Leases for SqliteStore {
             return Ok(Claimed::default());
         }
         let mut work = self.write().await?;
-        let waiting = waiting(&mut work.tx, claim).await?;
+        let waiting = waiting(&mut work, claim).await?;
         let mut claimed = Claimed { more: waiting.len() >= claim.limit, ..Claimed::default() };
         let candidates = below_limits(&mut work.tx, waiting, &mut claimed.at_limit).await?;
         let assignments = if candidates.is_empty() { Vec::new() } else { assign(&candidates) };
@@ -96,8 +96,20 @@ impl Leases for SqliteStore {
         for row in &overdue {
             self.take_back(&mut work, rows::live(row)?, &mut reaped, timed_out).await?;
         }
+        let late = sqlx::query(select_live!(
+            "where start_by <= ? and state = 'pending' and attempt = 0 order by start_by, id limit ?"
+        ))
+        .bind(micros(work.now))
+        .bind(rows::count(limit.saturating_sub(lost.len() + overdue.len())))
+        .fetch_all(&mut *work.tx)
+        .await?;
+        for row in &late {
+            if let Ok(ended) = self.step(&mut work, &rows::live(row)?, &Event::StartDeadlinePassed).await? {
+                reaped.unstarted.push(ended);
+            }
+        }
         // A full batch means that there may be more to take back at once.
-        let is_full = lost.len() + overdue.len() >= limit;
+        let is_full = lost.len() + overdue.len() + late.len() >= limit;
         reaped.next = if is_full { Some(work.now) } else { next_end(&mut work.tx, slack).await? };
         work.commit().await?;
         Ok(reaped)
@@ -206,19 +218,20 @@ pub(super) async fn held(tx: &mut Transaction<'static, Sqlite>, session: Uuid, w
 }
 
 /// What waits in the lanes: the highest priority first and, within it, lanes in turns.
-async fn waiting(tx: &mut Transaction<'static, Sqlite>, claim: &Claim<'_>) -> Result<Vec<Execution>> {
+async fn waiting(work: &mut Work, claim: &Claim<'_>) -> Result<Vec<Execution>> {
     let passed_over: Vec<String> = claim.passed_over.iter().map(|job| format!("{:X}", job.as_simple())).collect();
     let passed_over = rows::to_json("live_executions", &passed_over)?;
     let mut ranked = Vec::new();
     for lane in claim.lanes.iter().collect::<BTreeSet<_>>() {
         let found = sqlx::query(select_live!(
             "where lane_id = ?1 and state = 'pending' and (?2 = '[]' or hex(job_id) not in (select value from json_each(?2))) \
-             order by priority desc, run_at, id limit ?3"
+             and (start_by is null or start_by > ?4) order by priority desc, run_at, id limit ?3"
         ))
         .bind(lane)
         .bind(&passed_over)
         .bind(rows::count(claim.limit))
-        .fetch_all(&mut **tx)
+        .bind(micros(work.now))
+        .fetch_all(&mut *work.tx)
         .await?;
         for (rank, row) in found.iter().enumerate() {
             ranked.push((rank, rows::live(row)?));
@@ -282,12 +295,13 @@ async fn next_end(
     tx: &mut Transaction<'static, Sqlite>,
     slack: Duration,
 ) -> Result<Option<chrono::DateTime<chrono::Utc>>> {
-    let (expiry, deadline): (Option<i64>, Option<i64>) = sqlx::query_as(
+    let (expiry, deadline, start_by): (Option<i64>, Option<i64>, Option<i64>) = sqlx::query_as(
         "select (select min(expires_at) from agent_sessions), \
-         (select min(deadline) from live_executions where deadline is not null)",
+         (select min(deadline) from live_executions where deadline is not null), \
+         (select min(start_by) from live_executions where start_by is not null and state = 'pending' and attempt = 0)",
     )
     .fetch_one(&mut **tx)
     .await?;
     let deadline = from_micros(deadline).map(|deadline| rows::after(deadline, slack));
-    Ok(from_micros(expiry).into_iter().chain(deadline).min())
+    Ok(from_micros(expiry).into_iter().chain(deadline).chain(from_micros(start_by)).min())
 }

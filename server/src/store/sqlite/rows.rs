@@ -29,7 +29,7 @@ macro_rules! select_live {
         concat!(
             "select ",
             $crate::store::sqlite::rows::shared_columns!(),
-            ", state, session_id, worker_name, granted_at, deadline from live_executions ",
+            ", state, session_id, worker_name, granted_at, deadline, start_by from live_executions ",
             $($rest)*
         )
     };
@@ -41,7 +41,7 @@ macro_rules! select_finished {
         concat!(
             "select ",
             $crate::store::sqlite::rows::shared_columns!(),
-            ", status, completed_at, duration_ms, result, error_type, error_message, error_stack, worker_id, worker_name, memory_peak_mb, \
+            ", null as start_by, status, completed_at, duration_ms, result, error_type, error_message, error_stack, worker_id, worker_name, memory_peak_mb, \
              cpu_time_ms from job_executions ",
             $rest
         )
@@ -219,6 +219,7 @@ fn shared(row: &SqliteRow, table: &'static str, state: State) -> Result<Executio
         priority: row.try_get("priority")?,
         scheduled_at: instant(row, table, "scheduled_at")?,
         run_at: instant(row, table, "run_at")?,
+        start_by: maybe_instant(row, table, "start_by")?,
         created_at: instant(row, table, "created_at")?,
         state,
         attempt: row.try_get("attempt")?,

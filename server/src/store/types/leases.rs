@@ -85,6 +85,8 @@ pub struct Reaped {
     pub sessions: Vec<Uuid>,
     /// Executions after their event, with the leases they lost.
     pub executions: Vec<(Held, Execution)>,
-    /// The nearest expiry of a living session, or deadline with its slack.
+    /// Executions that had not begun by their start deadline, ended.
+    pub unstarted: Vec<Execution>,
+    /// The nearest expiry of a living session, deadline with its slack, or start deadline.
     pub next: Option<DateTime<Utc>>,
 }

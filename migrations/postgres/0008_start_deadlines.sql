@@ -1,0 +1,3 @@
+-- When an execution must have begun; null where it may wait for ever.
+alter table live_executions add column start_by timestamptz;
+create index live_executions_start_by on live_executions (start_by) where start_by is not null and state = 1 and attempt = 0;
