@@ -2,20 +2,29 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use orrery_proto::v1::{JobStatus, MisfirePolicy, OverlapPolicy};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind};
+use crate::execution::ON_TIME;
 use crate::job::Job;
-use crate::schedule::{self, PlanInput, Schedule, ScheduleError};
+use crate::schedule::{self, PlanInput, Schedule};
 use crate::store::{DueFire, DueVerdict, JobPlan, NewOmission, PlanCandidate};
 
 /// Fires of one job that one round makes. A job that has more to make gets its turn again at once.
 const FIRES_A_ROUND: usize = 100;
 
+/// How long a job rests whose schedule cannot be read. Another version may read it: an upgrade, or a coordinator that has had its own.
+const UNPLANNABLE_REST: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+
 /// The plan of a job with a parsed schedule.
 pub fn plan(candidate: &PlanCandidate, schedule: &Schedule) -> JobPlan {
+    plan_some(candidate, schedule, FIRES_A_ROUND)
+}
+
+/// As [`plan`], with at most so many fires; 0 counts as 1.
+pub fn plan_some(candidate: &PlanCandidate, schedule: &Schedule, most: usize) -> JobPlan {
     let job = &candidate.job;
     let Some(cursor) = job.cursor else { return JobPlan::default() };
     let misfire = job.spec.misfire.policy();
@@ -34,7 +43,7 @@ pub fn plan(candidate: &PlanCandidate, schedule: &Schedule) -> JobPlan {
         horizon: candidate.horizon,
         not_after: job.spec.end_date,
         remaining,
-        max_batch: FIRES_A_ROUND,
+        max_batch: most.min(FIRES_A_ROUND),
         misfire: &misfire,
     });
     let cursor = match (made.cursor, remaining) {
@@ -49,17 +58,18 @@ pub fn plan(candidate: &PlanCandidate, schedule: &Schedule) -> JobPlan {
     JobPlan { fires: made.fires, omissions, cursor }
 }
 
-/// The plan of a job whose schedule cannot be read any more: it stops, and says why.
-pub fn unplannable(candidate: &PlanCandidate, error: &ScheduleError) -> JobPlan {
-    let at = candidate.job.cursor.unwrap_or(candidate.now);
+/// The plan of a job that cannot be read, or its schedule: it stays active and is looked at again in an hour. What it would have fired
+/// until then is one omission, whose count nobody knows; it says 1.
+pub fn unplannable(cursor: DateTime<Utc>, now: DateTime<Utc>, why: &str) -> JobPlan {
+    let again = (now + UNPLANNABLE_REST).trunc_subsecs(6);
     let omission = NewOmission {
         reason: "unplannable".into(),
-        from: at,
-        to: at,
+        from: cursor,
+        to: again.max(cursor) - chrono::TimeDelta::microseconds(1),
         count: 1,
-        detail: format!("{error}; the job stops firing"),
+        detail: format!("{why}; what it fires from {} on is planned again", again.to_rfc3339()),
     };
-    JobPlan { fires: Vec::new(), omissions: vec![omission], cursor: None }
+    JobPlan { fires: Vec::new(), omissions: vec![omission], cursor: Some(again.max(cursor)) }
 }
 
 fn stored(omission: &schedule::Omission, now: &DateTime<Utc>) -> NewOmission {
@@ -128,10 +138,19 @@ fn verdict(fire: &DueFire, load: Load, is_last: bool, now: DateTime<Utc>) -> Due
     match spec.overlap {
         OverlapPolicy::Forbid => omit(fire, "overlap", &full),
         OverlapPolicy::QueueOne if load.waiting > 0 => omit(fire, "overlap", &format!("{full}, and one was waiting")),
+        OverlapPolicy::Replace if is_overtaken(fire, late) => {
+            omit(fire, "overlap", "a later fire had come due before it")
+        }
         OverlapPolicy::Replace if is_last => DueVerdict::Replace("replaced by a later fire".into()),
         OverlapPolicy::Replace => omit(fire, "overlap", "a later fire of the same moment replaced it"),
         _ => DueVerdict::Admit,
     }
+}
+
+/// Whether a fire that is caught up on comes after a later one of its job, which it is not to replace.
+fn is_overtaken(fire: &DueFire, late: chrono::Duration) -> bool {
+    late.to_std().is_ok_and(|late| late > ON_TIME)
+        && fire.job.last_execution_at.is_some_and(|at| at > fire.execution.scheduled_at)
 }
 
 /// Why a fire that was planned in time and is released too late does not happen, if so: an outage came between.

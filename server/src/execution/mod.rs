@@ -4,6 +4,8 @@ mod id;
 mod retry;
 mod state;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::{ErrorType, ExecutionStatus, TriggerType};
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,10 @@ use crate::job::Job;
 pub use id::{fire_id, instant_of, manual_id, month_bounds};
 pub use retry::{delay, is_retried};
 pub use state::{Event, Policy, Rejected, apply};
+
+/// How long after its instant something may come due and still be on time. What is later is caught up on, behind what is on time: in
+/// planning, in coming due and in being granted.
+pub const ON_TIME: Duration = Duration::from_secs(10);
 
 /// How many leases in a row may be lost before an execution is given up as failed: work that kills its agents must not go round them all.
 pub const MAX_LOSSES: i32 = 3;
@@ -34,7 +40,7 @@ pub struct Execution {
     pub priority: i32,
     /// The instant of its fire.
     pub scheduled_at: DateTime<Utc>,
-    /// When its next attempt may start.
+    /// When its next attempt may start; for what came due later than [`ON_TIME`], when it came due.
     pub run_at: DateTime<Utc>,
     /// When it must have begun, if it must; kept while it is live.
     pub start_by: Option<DateTime<Utc>>,
@@ -228,5 +234,7 @@ impl Execution {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

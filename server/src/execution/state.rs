@@ -15,7 +15,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use orrery_proto::v1::{Delivery, ErrorType, ExecutionStatus};
 use uuid::Uuid;
 
-use super::{Attempt, AttemptOutcome, Execution, Lease, MAX_LOSSES, Outcome, Report, State, delay, is_retried};
+use super::{
+    Attempt, AttemptOutcome, Execution, Lease, MAX_LOSSES, ON_TIME, Outcome, Report, State, delay, is_retried,
+};
 use crate::job::RetryPolicy;
 
 /// Something that happens to an execution.
@@ -85,7 +87,7 @@ pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTim
     }
     let mut next = execution.clone();
     match event {
-        Event::Due => due(&mut next, event)?,
+        Event::Due => due(&mut next, event, now)?,
         Event::Granted { session_id, worker_name, timeout, job_version } => {
             let lease = Lease {
                 session_id: *session_id,
@@ -152,9 +154,13 @@ fn held(execution: &Execution, session_id: Uuid, epoch: i64) -> Result<Lease, Re
     }
 }
 
-fn due(next: &mut Execution, event: &Event) -> Result<(), Rejected> {
+fn due(next: &mut Execution, event: &Event, now: DateTime<Utc>) -> Result<(), Rejected> {
     if next.state != State::Scheduled {
         return Err(illegal(next, event));
+    }
+    if (now - next.run_at).to_std().is_ok_and(|late| late > ON_TIME) {
+        // What an outage has left behind queues from now on: its age is not to put it before what is on time.
+        next.run_at = now;
     }
     next.state = State::Pending;
     Ok(())

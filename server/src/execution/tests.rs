@@ -17,7 +17,7 @@ fn policy(max_retries: i32) -> Policy {
     Policy { retry, delivery: Delivery::AtLeastOnce, random: 0.5 }
 }
 
-fn scheduled() -> Execution {
+pub(super) fn scheduled() -> Execution {
     Execution {
         id: Uuid::from_u128(1),
         tenant_id: Uuid::from_u128(2),
@@ -47,7 +47,7 @@ fn scheduled() -> Execution {
     }
 }
 
-fn report(status: ExecutionStatus) -> Box<Report> {
+pub(super) fn report(status: ExecutionStatus) -> Box<Report> {
     let error_type = (status == ExecutionStatus::Failed).then_some(ErrorType::NetworkError);
     Box::new(Report {
         status,
@@ -236,4 +236,14 @@ proptest! {
             }
         }
     }
+}
+
+/// What an outage has held up waits from now on, behind what is on time.
+#[test]
+fn what_comes_due_late_queues_from_then_on() {
+    let on_time = apply(&scheduled(), &Event::Due, &policy(0), now() + Duration::seconds(10)).unwrap();
+    assert_eq!(on_time.run_at, now());
+    let then = now() + Duration::hours(6);
+    let late = apply(&scheduled(), &Event::Due, &policy(0), then).unwrap();
+    assert_eq!((late.run_at, late.scheduled_at), (then, now()));
 }

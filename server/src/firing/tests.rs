@@ -178,3 +178,26 @@ fn the_end_date_is_the_last_instant() {
     let plan = planned(&ends, 0);
     assert_eq!((plan.fires.len(), plan.cursor), (2, None));
 }
+
+/// What is caught up on comes behind what is on time, and is not to end it.
+#[test]
+fn a_late_fire_does_not_replace_a_later_one() {
+    let fired_at = |seconds: i64| Job {
+        last_execution_at: Some(now() - Duration::seconds(seconds)),
+        ..job(|s| s.overlap = OverlapPolicy::Replace)
+    };
+    assert_eq!(verdicts(&[due(&fired_at(7200), 3600, 1, 0)]), ["replace"]);
+    assert_eq!(verdicts(&[due(&fired_at(1), 3600, 1, 0)]), ["overlap"]);
+    assert_eq!(verdicts(&[due(&fired_at(1), 2, 1, 0)]), ["replace"], "it is on time");
+}
+
+/// It rests, which is on record, and is never given up.
+#[test]
+fn what_cannot_be_read_is_planned_again() {
+    let cursor = now() - Duration::hours(6);
+    let plan = unplannable(cursor, now(), "no such zone");
+    assert_eq!((plan.fires.len(), plan.cursor), (0, Some(now() + Duration::hours(1))));
+    let [omission] = plan.omissions.as_slice() else { panic!("{:?}", plan.omissions) };
+    assert_eq!((omission.reason.as_str(), omission.from), ("unplannable", cursor));
+    assert!(omission.to < now() + Duration::hours(1) && omission.detail.starts_with("no such zone"));
+}

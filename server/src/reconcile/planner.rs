@@ -1,5 +1,7 @@
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,20 @@ pub struct Planner {
     pub clock: Arc<DatabaseClock>,
     pub signals: Arc<Signals>,
     pub metrics: Metrics,
+}
+
+/// Fires that one round makes of all its jobs, and the time it takes to think of them: a job with much to catch up on is not to keep the
+/// others of its round locked. What is left has its turn in the next one.
+const FIRES_A_ROUND: usize = 1000;
+const THINKING: Duration = Duration::from_millis(250);
+
+/// The pause after a round that caught up on anything, so that a backlog comes as a ramp and the database serves what is on time.
+const RAMP: Duration = Duration::from_millis(50);
+
+/// What a round may still spend.
+struct Budget {
+    fires: AtomicUsize,
+    until: Instant,
 }
 
 /// Schedules by job and version. Parsing costs a hundred times what asking for the next instant does.
@@ -56,7 +72,8 @@ impl Planner {
     }
 
     async fn round(&self, schedules: &Schedules, asked: Instant) -> Result<Planned, StoreError> {
-        let decide = |candidate: &PlanCandidate| schedules.plan(candidate);
+        let budget = Budget { fires: AtomicUsize::new(FIRES_A_ROUND), until: Instant::now() + THINKING };
+        let decide = |candidate: &PlanCandidate| schedules.plan(candidate, &budget);
         let planned = self.store.plan(PLAN_AHEAD, JOBS_A_ROUND, &decide).await?;
         self.clock.observe(asked, planned.now);
         self.metrics.omitted("misfire", planned.omissions as u64);
@@ -73,13 +90,13 @@ impl Planner {
         let progress = planned.fires > 0 || planned.omissions > 0;
         match planned.next_cursor {
             // More is due to be planned: at once, unless this round could do nothing about it (another coordinator is at it).
-            Some(at) if self.clock.local(at) <= now + PLAN_AHEAD => {
-                if progress {
-                    now
-                } else {
-                    now + POLL / 10
-                }
-            }
+            Some(at) if self.clock.local(at) <= now + PLAN_AHEAD => match planned.jobs - planned.late {
+                _ if !progress => now + POLL / 10,
+                // So many were on time that there may be more.
+                on_time if on_time >= JOBS_A_ROUND / 2 => now,
+                _ if planned.late > 0 => now + RAMP,
+                _ => now,
+            },
             Some(at) => (self.clock.local(at) - PLAN_AHEAD).min(now + POLL),
             None => now + POLL,
         }
@@ -87,13 +104,22 @@ impl Planner {
 }
 
 impl Schedules {
-    fn plan(&self, candidate: &PlanCandidate) -> JobPlan {
+    fn plan(&self, candidate: &PlanCandidate, budget: &Budget) -> JobPlan {
+        let job = &candidate.job;
+        if Instant::now() > budget.until {
+            return JobPlan { cursor: job.cursor, ..JobPlan::default() };
+        }
         match self.schedule(candidate) {
-            Ok(Some(schedule)) => firing::plan(candidate, &schedule),
+            Ok(Some(schedule)) => {
+                let plan = firing::plan_some(candidate, &schedule, budget.fires.load(Ordering::Relaxed));
+                let left = |fires: usize| Some(fires.saturating_sub(plan.fires.len()));
+                let _ = budget.fires.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+                plan
+            }
             Ok(None) => JobPlan::default(),
             Err(error) => {
-                tracing::error!(job = %candidate.job.id, %error, "the schedule of a job cannot be read; it stops firing");
-                firing::unplannable(candidate, &error)
+                tracing::error!(job = %job.id, %error, "the schedule of a job cannot be read; it is put off");
+                firing::unplannable(job.cursor.unwrap_or(candidate.now), candidate.now, &error.to_string())
             }
         }
     }

@@ -75,11 +75,14 @@ pub trait Jobs: Send + Sync {
 #[async_trait]
 pub trait Fires: Send + Sync {
     /// Locks jobs whose cursor lies before now + `ahead` (skipping those that another coordinator has locked), lets `decide` say which
-    /// fires to make, and in one transaction inserts their executions (state Scheduled) and moves the cursors on.
+    /// fires to make, and in one transaction inserts their executions (state Scheduled) and moves the cursors on. Jobs whose cursor is late
+    /// (see [`crate::execution::ON_TIME`]) get half of the places at most, and are handed to `decide` after the others. A job that cannot be
+    /// read is put off, with an omission, and holds nobody up.
     async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned>;
 
     /// Executions whose `run_at` has come become Pending, or, for fires that `decide` omits, an omission. Counts the executions of their
-    /// jobs; a job that has reached its maximum, or has nothing left to fire, becomes inactive.
+    /// jobs; a job that has reached its maximum, or has nothing left to fire, becomes inactive. What is late gets half of the places at
+    /// most. What cannot be read is put off for a minute.
     async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases>;
 
     /// Makes executions that somebody asked for, all or none: Pending, or Scheduled where their `run_at` lies ahead.

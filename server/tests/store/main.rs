@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod apply;
+mod catch_up;
 mod claim;
 mod engines;
 mod jobs;
@@ -14,6 +15,7 @@ mod lifecycle;
 mod logs;
 mod plan;
 mod postgres_only;
+mod races;
 mod reads;
 mod reap;
 mod release;
@@ -147,6 +149,15 @@ macro_rules! suite {
                 draining_is_by_tenant
                 sessions_page
                 detaching_keeps_the_session;
+            catch_up:
+                what_is_on_time_is_planned_before_a_backlog
+                a_backlog_comes_due_in_parts
+                a_backlog_is_granted_behind_what_is_on_time
+                priorities_and_retries_are_not_held_back
+                what_was_planned_before_an_outage_is_late_too
+                a_long_outage_is_caught_up_behind_what_is_on_time;
+            races:
+                the_first_end_stands;
             logs:
                 lines_are_kept_in_order
                 repeated_lines_are_kept_once

@@ -185,3 +185,15 @@ async fn a_key_outlives_its_execution() {
     assert_eq!(executions(&store).await.len(), 1);
     drop_schema(&pg, &schema).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_unreadable_job_holds_nobody_up() {
+    let (pg, schema) = schema().await;
+    // Under a version that is not in memory.
+    let spoil = async |job: Uuid| {
+        let statement = "update scheduled_jobs set spec = '{\"name\": 1}', version = version + 1 where id = $1";
+        sqlx::query(statement).bind(job).execute(&mut raw(&schema).await).await.unwrap();
+    };
+    crate::catch_up::an_unreadable_job_holds_nobody_up(dynamic(&pg), spoil).await;
+    drop_schema(&pg, &schema).await;
+}

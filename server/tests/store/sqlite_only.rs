@@ -109,3 +109,21 @@ async fn what_passes_is_called_unavailable() {
     let wrong = sqlx::query("select nothing from t").execute(&mut two).await.unwrap_err();
     assert!(matches!(StoreError::from(wrong), StoreError::Database(_)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_unreadable_job_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orrery.db");
+    let store = open(&path).await.unwrap();
+    let spoil = async |job: uuid::Uuid| {
+        let mut raw = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        let spoilt = r#"{"name": 1}"#;
+        sqlx::query("update scheduled_jobs set spec = ? where id = ?")
+            .bind(spoilt)
+            .bind(job)
+            .execute(&mut raw)
+            .await
+            .unwrap();
+    };
+    crate::catch_up::an_unreadable_job_holds_nobody_up(store, spoil).await;
+}

@@ -76,13 +76,13 @@ async fn pick(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<(usize, Vec<Lo
     // Unlocked first: to lock within each lane would lock `limit` of every lane, and take them from the others for nothing.
     let picked: Vec<Uuid> = sqlx::query_scalar(
         "select p.id from unnest($1::bigint[]) as lane(id) cross join lateral (
-            select n.id, n.priority, n.run_at, row_number() over (order by n.priority desc, n.run_at, n.id) as turn from (
-                select e.id, e.priority, e.run_at from live_executions e
+            select n.id, n.priority, n.run_at, n.late, row_number() over (order by n.priority desc, n.late, n.run_at, n.id) as turn from (
+                select e.id, e.priority, e.late, e.run_at from live_executions e
                 where e.lane_id = lane.id and e.state = 1 and e.cancel_requested_at is null and e.job_id <> all($2)
                   and (e.start_by is null or e.start_by > statement_timestamp())
-                order by e.priority desc, e.run_at, e.id limit $3
+                order by e.priority desc, e.late, e.run_at, e.id limit $3
             ) n
-         ) p order by p.priority desc, p.turn, p.run_at, p.id limit $3",
+         ) p order by p.priority desc, p.late, p.turn, p.run_at, p.id limit $3",
     )
     .bind(claim.lanes)
     .bind(&passed_over)

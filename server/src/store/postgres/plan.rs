@@ -4,15 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::lanes::Wanted;
 use super::rows::job_columns;
 use super::{PgStore, limited, micros, rows, write};
-use crate::execution::Execution;
+use crate::execution::{Execution, ON_TIME};
+use crate::firing;
 use crate::job::{Job, ScheduleKind};
-use crate::store::{DecidePlan, JobPlan, NewOmission, PlanCandidate, Planned, Result};
+use crate::store::{DecidePlan, JobPlan, NewOmission, PlanCandidate, Planned, Result, StoreError};
 
 /// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to
 /// stand before others meanwhile; it is back once one of them is omitted.
@@ -26,16 +28,66 @@ macro_rules! plannable {
     };
 }
 
+/// What planning has locked.
+#[derive(Default)]
+struct Due {
+    /// What is on time first.
+    candidates: Vec<PlanCandidate>,
+    /// How many are late, in both lists.
+    late: usize,
+    unreadable: Vec<Unreadable>,
+    /// The clock, where anything was found.
+    now: Option<DateTime<Utc>>,
+}
+
+/// A job that this version cannot read. The others of its round are planned all the same.
+struct Unreadable {
+    tenant: Uuid,
+    job: Uuid,
+    plan: JobPlan,
+}
+
+impl Unreadable {
+    fn of(row: &PgRow, error: &StoreError, now: DateTime<Utc>) -> Result<Self> {
+        let (tenant, job) = (row.try_get("tenant_id")?, row.try_get("id")?);
+        tracing::error!(%job, %error, "a job cannot be read; it is put off");
+        let plan = firing::unplannable(row.try_get("cursor")?, now, "this version cannot read the job");
+        Ok(Self { tenant, job, plan })
+    }
+}
+
+/// Writes what becomes of jobs that cannot be read.
+async fn put_off(tx: &mut PgConnection, unreadable: &[Unreadable], now: DateTime<Utc>) -> Result<()> {
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    let omissions: Vec<(Uuid, Uuid, &NewOmission)> =
+        unreadable.iter().flat_map(|u| u.plan.omissions.iter().map(|o| (u.tenant, u.job, o))).collect();
+    write::omit(tx, &omissions, now).await?;
+    sqlx::query(
+        "update scheduled_jobs j set next_execution_at = u.later from unnest($1::uuid[], $2::timestamptz[]) as u(id, later)
+         where j.id = u.id",
+    )
+    .bind(unreadable.iter().map(|u| u.job).collect::<Vec<_>>())
+    .bind(unreadable.iter().map(|u| u.plan.cursor).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 impl PgStore {
     pub(super) async fn try_plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
         let mut tx = self.pool().begin().await?;
-        let candidates = self.lock_due(&mut tx, ahead, limit).await?;
-        let plans: Vec<(&PlanCandidate, JobPlan)> = candidates.iter().map(|c| (c, decide(c))).collect();
-        let now = match candidates.first() {
-            Some(first) => first.now,
+        let due = self.lock_due(&mut tx, ahead, limit).await?;
+        let plans: Vec<(&PlanCandidate, JobPlan)> = due.candidates.iter().map(|c| (c, decide(c))).collect();
+        let now = match due.now {
+            Some(now) => now,
             None => super::clock(&mut tx).await?,
         };
-        let mut planned = Planned { jobs: candidates.len(), now, ..Planned::default() };
+        let jobs = due.candidates.len() + due.unreadable.len();
+        let mut planned = Planned { jobs, late: due.late, now, ..Planned::default() };
+        put_off(&mut tx, &due.unreadable, now).await?;
+        planned.omissions += due.unreadable.len();
         if !plans.is_empty() {
             let fires = self.fires(&mut tx, &plans).await?;
             let made: HashSet<Uuid> = write::insert(&mut tx, &fires).await?.into_iter().collect();
@@ -46,7 +98,7 @@ impl PgStore {
                 .iter()
                 .flat_map(|(c, plan)| plan.omissions.iter().map(|o| (c.job.tenant_id, c.job.id, o)))
                 .collect();
-            planned.omissions = omissions.len();
+            planned.omissions += omissions.len();
             write::omit(&mut tx, &omissions, now).await?;
             advance(&mut tx, &plans, &fired).await?;
         }
@@ -60,30 +112,53 @@ impl PgStore {
         Ok(planned)
     }
 
-    async fn lock_due(&self, tx: &mut PgConnection, ahead: Duration, limit: usize) -> Result<Vec<PlanCandidate>> {
+    /// Locks jobs to plan: what is on time first, then what is late, which has half of the places at most.
+    async fn lock_due(&self, tx: &mut PgConnection, ahead: Duration, limit: usize) -> Result<Due> {
+        // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot, and a
+        // cursor that another planner has moved since would be planned from twice.
         let found = sqlx::query(concat!(
-            "select ",
+            "with late as materialized (
+                select true as late, ",
             job_columns!(),
-            ", clock_timestamp() as now from scheduled_jobs j
-             where ",
+            " from scheduled_jobs j where ",
+            plannable!(),
+            " and j.next_execution_at < statement_timestamp() - $3 * interval '1 microsecond'
+                order by j.next_execution_at limit ($2::bigint + 1) / 2 for no key update of j skip locked
+             ), soon as materialized (
+                select false as late, ",
+            job_columns!(),
+            " from scheduled_jobs j where ",
             plannable!(),
             " and j.next_execution_at <= statement_timestamp() + $1 * interval '1 microsecond'
-             order by j.next_execution_at limit $2 for no key update of j skip locked"
+                and j.next_execution_at >= statement_timestamp() - $3 * interval '1 microsecond'
+                order by j.next_execution_at limit $2::bigint - (select count(*) from late) for no key update of j skip locked
+             ), due as (select * from soon union all select * from late)
+             select due.*, clock_timestamp() as now from due order by late, cursor"
         ))
         .bind(micros(ahead))
         .bind(limited(limit))
+        .bind(micros(ON_TIME))
         .fetch_all(&mut *tx)
         .await?;
-        let Some(first) = found.first() else { return Ok(Vec::new()) };
+        let Some(first) = found.first() else { return Ok(Due::default()) };
         let now: DateTime<Utc> = first.try_get("now")?;
         let horizon = now + chrono::Duration::from_std(ahead).unwrap_or_default();
-        let jobs: Vec<Job> = found.iter().map(|row| rows::job(row, &self.inner.specs)).collect::<Result<_>>()?;
+        let mut due = Due { now: Some(now), ..Due::default() };
+        let mut jobs = Vec::with_capacity(found.len());
+        for row in &found {
+            due.late += usize::from(row.try_get::<bool, _>("late")?);
+            match rows::job(row, &self.inner.specs) {
+                Ok(job) => jobs.push(job),
+                Err(error) => due.unreadable.push(Unreadable::of(row, &error, now)?),
+            }
+        }
         let outstanding = outstanding(tx, &jobs).await?;
         let candidate = |job: Job| {
             let outstanding = outstanding.get(&job.id).copied().unwrap_or(0);
             PlanCandidate { job, now, horizon, outstanding }
         };
-        Ok(jobs.into_iter().map(candidate).collect())
+        due.candidates = jobs.into_iter().map(candidate).collect();
+        Ok(due)
     }
 
     async fn fires(&self, tx: &mut PgConnection, plans: &[(&PlanCandidate, JobPlan)]) -> Result<Vec<Execution>> {

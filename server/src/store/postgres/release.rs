@@ -2,20 +2,23 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use orrery_proto::v1::{JobStatus, TriggerType};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::apply::{Locked, policy_of};
 use super::rows::{job_columns, live_columns};
-use super::{PgStore, limited, rows, write};
-use crate::execution::{Event, Execution, Policy, State, apply};
+use super::{PgStore, limited, micros, rows, write};
+use crate::execution::{Event, Execution, ON_TIME, Policy, State, apply};
 use crate::job::{Job, ScheduleKind};
 use crate::store::{DecideDue, DueFire, DueVerdict, NewOmission, Releases, Result, StoreError};
 
 /// Active executions of a job that are counted; more than any limit of a job that has one.
 const COUNTED: i64 = 10_000;
+
+/// How long that waits which cannot be read.
+const PUT_OFF: TimeDelta = TimeDelta::minutes(1);
 
 /// What a release does, gathered before anything is written.
 #[derive(Default)]
@@ -31,13 +34,15 @@ struct Batch {
     counted: HashMap<Uuid, i64>,
     /// Those that `replace` ended or asked to end.
     cancelled: Vec<Execution>,
+    /// How long after its instant anything was released, the longest.
+    worst_lag: TimeDelta,
 }
 
 impl PgStore {
     pub(super) async fn try_release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut tx = self.pool().begin().await?;
-        let (due, now) = lock_due(&mut tx, limit).await?;
-        let jobs = self.lock_jobs(&mut tx, &due).await?;
+        let (Due { executions: due, late }, now) = lock_due(&mut tx, limit).await?;
+        let jobs = self.lock_jobs(&mut tx, &due, now).await?;
         // A job that somebody else has locked just now keeps its fires until the next round.
         let due: Vec<Execution> = due.into_iter().filter(|e| e.attempt > 0 || jobs.contains_key(&e.job_id)).collect();
         let fires = offered(&mut tx, &due, &jobs).await?;
@@ -50,19 +55,24 @@ impl PgStore {
         let next_due =
             sqlx::query_scalar("select min(run_at) from live_executions where state = 0").fetch_one(&mut *tx).await?;
         tx.commit().await?;
-        let lag = batch.due.iter().map(|e| now - e.run_at).max().and_then(|lag| lag.to_std().ok());
         Ok(Releases {
             released: batch.due.len(),
+            late,
             omitted: batch.omissions.len(),
             cancelled: batch.cancelled,
             next_due,
-            worst_lag: lag.unwrap_or_default(),
+            worst_lag: batch.worst_lag.to_std().unwrap_or_default(),
             now,
         })
     }
 
     /// Locks the jobs of first attempts: they are counted, and their overlap is decided.
-    async fn lock_jobs(&self, tx: &mut PgConnection, due: &[Execution]) -> Result<HashMap<Uuid, Job>> {
+    async fn lock_jobs(
+        &self,
+        tx: &mut PgConnection,
+        due: &[Execution],
+        now: DateTime<Utc>,
+    ) -> Result<HashMap<Uuid, Job>> {
         let ids: HashSet<Uuid> = due.iter().filter(|e| e.attempt == 0).map(|e| e.job_id).collect();
         if ids.is_empty() {
             return Ok(HashMap::new());
@@ -73,9 +83,21 @@ impl PgStore {
             " from scheduled_jobs j where j.id = any($1) order by j.id for no key update of j skip locked"
         ))
         .bind(ids.into_iter().collect::<Vec<_>>())
-        .fetch_all(tx)
+        .fetch_all(&mut *tx)
         .await?;
-        found.iter().map(|row| rows::job(row, &self.inner.specs).map(|job| (job.id, job))).collect()
+        let (mut jobs, mut unreadable) = (HashMap::with_capacity(found.len()), Vec::new());
+        for row in &found {
+            match rows::job(row, &self.inner.specs) {
+                Ok(job) => drop(jobs.insert(job.id, job)),
+                Err(error) => {
+                    let job: Uuid = row.try_get("id")?;
+                    tracing::error!(%job, %error, "a job cannot be read; its fires are put off");
+                    unreadable.extend(due.iter().filter(|e| e.job_id == job && e.attempt == 0).map(|e| e.id));
+                }
+            }
+        }
+        put_off(tx, &unreadable, now).await?;
+        Ok(jobs)
     }
 
     /// The active executions, locked, of jobs with a fire that replaces them.
@@ -121,7 +143,7 @@ impl Batch {
         // Retries first: they are active already, so a replacement in this batch ends them too.
         let (retries, first): (Vec<_>, Vec<_>) = due.into_iter().partition(|e| e.attempt > 0);
         for execution in retries {
-            batch.due.push(come_due(&execution, now)?);
+            batch.come_due(&execution, now)?;
         }
         for execution in first {
             let job = jobs.get(&execution.job_id);
@@ -140,9 +162,15 @@ impl Batch {
                 batch.replace(execution.job_id, reason, others, now);
             }
             *batch.counted.entry(execution.job_id).or_default() += 1;
-            batch.due.push(come_due(&execution, now)?);
+            batch.come_due(&execution, now)?;
         }
         Ok(batch)
+    }
+
+    fn come_due(&mut self, execution: &Execution, now: DateTime<Utc>) -> Result<()> {
+        self.worst_lag = self.worst_lag.max(now - execution.run_at);
+        self.due.push(come_due(execution, now)?);
+        Ok(())
     }
 
     fn is_full(&self, job: &Job) -> bool {
@@ -175,10 +203,12 @@ impl Batch {
     }
 
     async fn write(&self, tx: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
-        let pending: Vec<Uuid> = self.due.iter().filter(|e| e.state == State::Pending).map(|e| e.id).collect();
-        if !pending.is_empty() {
-            let release = "update live_executions set state = 1 where id = any($1)";
-            sqlx::query(release).bind(pending).execute(&mut *tx).await?;
+        let (ids, run_at): (Vec<Uuid>, Vec<DateTime<Utc>>) =
+            self.due.iter().filter(|e| e.state == State::Pending).map(|e| (e.id, e.run_at)).unzip();
+        if !ids.is_empty() {
+            let release = "update live_executions e set state = 1, run_at = u.run_at
+                from unnest($1::uuid[], $2::timestamptz[]) as u(id, run_at) where e.id = u.id";
+            sqlx::query(release).bind(ids).bind(run_at).execute(&mut *tx).await?;
         }
         let ended: Vec<&Execution> = self.due.iter().filter(|e| e.is_done()).chain(self.ended.values()).collect();
         write::save(tx, &ended).await?;
@@ -201,21 +231,70 @@ pub(super) fn unused_policy() -> Policy {
     Policy { retry: crate::job::RetryPolicy::default(), delivery: orrery_proto::v1::Delivery::AtLeastOnce, random: 0.0 }
 }
 
-async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Vec<Execution>, DateTime<Utc>)> {
+/// What has come due, locked.
+#[derive(Default)]
+struct Due {
+    /// In the order in which they came due.
+    executions: Vec<Execution>,
+    /// How many of them are late.
+    late: usize,
+}
+
+/// Locks what has come due: what is late has half of the places at most, so that it holds up nothing that is on time.
+async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Due, DateTime<Utc>)> {
+    // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot.
     let found = sqlx::query(concat!(
-        "select ",
+        "with late as materialized (
+            select true as late, ",
         live_columns!(),
-        ", clock_timestamp() as now from live_executions e join scheduled_jobs j on j.id = e.job_id
-         where e.state = 0 and e.run_at <= statement_timestamp() order by e.run_at, e.id limit $1 for update of e skip locked"
+        " from live_executions e join scheduled_jobs j on j.id = e.job_id
+            where e.state = 0 and e.run_at < statement_timestamp() - $2 * interval '1 microsecond'
+            order by e.run_at, e.id limit ($1::bigint + 1) / 2 for update of e skip locked
+         ), soon as materialized (
+            select false as late, ",
+        live_columns!(),
+        " from live_executions e join scheduled_jobs j on j.id = e.job_id
+            where e.state = 0 and e.run_at <= statement_timestamp()
+                and e.run_at >= statement_timestamp() - $2 * interval '1 microsecond'
+            order by e.run_at, e.id limit $1::bigint - (select count(*) from late) for update of e skip locked
+         ), due as (select * from late union all select * from soon)
+         select due.*, clock_timestamp() as now from due order by run_at, id"
     ))
     .bind(limited(limit))
+    .bind(micros(ON_TIME))
     .fetch_all(&mut *tx)
     .await?;
     let now = match found.first() {
         Some(first) => first.try_get("now")?,
         None => super::clock(tx).await?,
     };
-    Ok((found.iter().map(rows::live).collect::<Result<_>>()?, now))
+    let (mut due, mut unreadable) = (Due::default(), Vec::new());
+    for row in &found {
+        due.late += usize::from(row.try_get::<bool, _>("late")?);
+        match rows::live(row) {
+            Ok(execution) => due.executions.push(execution),
+            Err(error) => {
+                let id: Uuid = row.try_get("id")?;
+                tracing::error!(execution = %id, %error, "an execution cannot be read; it is put off");
+                unreadable.push(id);
+            }
+        }
+    }
+    put_off(tx, &unreadable, now).await?;
+    Ok((due, now))
+}
+
+/// Lets executions wait that this version cannot read, or whose job it cannot: they are not to stand before others.
+async fn put_off(tx: &mut PgConnection, executions: &[Uuid], now: DateTime<Utc>) -> Result<()> {
+    if executions.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("update live_executions set run_at = $2 where id = any($1)")
+        .bind(executions)
+        .bind(now + PUT_OFF)
+        .execute(tx)
+        .await?;
+    Ok(())
 }
 
 /// The fires that overlap and misfire are decided for: first attempts that a schedule made.

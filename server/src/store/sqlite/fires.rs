@@ -6,13 +6,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use orrery_proto::v1::{JobStatus, TriggerType};
-use sqlx::{Sqlite, Transaction};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
 use uuid::Uuid;
 
 use super::executions::{self, active, active_of, omit, planned};
-use super::rows::{self, after, from_micros, micros, select_jobs, select_live};
+use super::rows::{self, after, before, from_micros, micros, select_jobs, select_live};
 use super::{SqliteStore, Work, jobs};
-use crate::execution::{Event, Execution, State, manual_id};
+use crate::execution::{Event, Execution, ON_TIME, State, manual_id};
+use crate::firing;
 use crate::job::{Job, ScheduleKind};
 use crate::store::{
     DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane, PlanCandidate, Planned, Releases, Result,
@@ -32,23 +34,27 @@ macro_rules! plannable {
     };
 }
 
+/// The finest step of an instant here.
+const TICK: Duration = Duration::from_micros(1);
+
+/// How long that waits which cannot be read.
+const PUT_OFF: Duration = Duration::from_secs(60);
+
 #[async_trait]
 impl Fires for SqliteStore {
     async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
         let mut work = self.write().await?;
         let horizon = after(work.now, ahead);
-        let found = sqlx::query(concat!(
-            select_jobs!("where "),
-            plannable!(),
-            " and j.next_execution_at <= ? order by j.next_execution_at, j.id limit ?"
-        ))
-        .bind(micros(horizon))
-        .bind(rows::count(limit))
-        .fetch_all(&mut *work.tx)
-        .await?;
-        let mut planned = Planned { now: work.now, jobs: found.len(), ..Planned::default() };
-        for row in &found {
-            plan_job(&mut work, rows::job(row)?, horizon, decide, &mut planned).await?;
+        let edge = before(work.now, ON_TIME);
+        let late = near_cursors(&mut work, DateTime::<Utc>::MIN_UTC, edge, limit.div_ceil(2)).await?;
+        let soon = near_cursors(&mut work, edge, after(horizon, TICK), limit - late.len()).await?;
+        let jobs = late.len() + soon.len();
+        let mut planned = Planned { now: work.now, jobs, late: late.len(), ..Planned::default() };
+        for row in soon.iter().chain(&late) {
+            match rows::job(row) {
+                Ok(job) => plan_job(&mut work, job, horizon, decide, &mut planned).await?,
+                Err(error) => put_off_job(&mut work, row, &error, &mut planned).await?,
+            }
         }
         planned.next_cursor = from_micros(
             sqlx::query_scalar(concat!(
@@ -65,15 +71,25 @@ impl Fires for SqliteStore {
     async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut work = self.write().await?;
         let mut releases = Releases { now: work.now, ..Releases::default() };
-        let found = sqlx::query(select_live!("where state = 'scheduled' and run_at <= ? order by run_at, id limit ?"))
-            .bind(micros(work.now))
-            .bind(rows::count(limit))
-            .fetch_all(&mut *work.tx)
-            .await?;
-        let due = found.iter().map(rows::live).collect::<Result<Vec<_>>>()?;
+        let edge = before(work.now, ON_TIME);
+        let late = come_due(&mut work, DateTime::<Utc>::MIN_UTC, edge, limit.div_ceil(2)).await?;
+        let end = after(work.now, TICK);
+        let soon = come_due(&mut work, edge, end, limit - late.len()).await?;
+        releases.late = late.len();
+        let mut due = Vec::with_capacity(late.len() + soon.len());
+        for row in late.iter().chain(&soon) {
+            match rows::live(row) {
+                Ok(execution) => due.push(execution),
+                Err(error) => {
+                    let id: Uuid = row.try_get("id")?;
+                    tracing::error!(execution = %id, %error, "an execution cannot be read; it is put off");
+                    put_off(&mut work, id).await?;
+                }
+            }
+        }
         // A retry and what a person asked for are not for the schedule's rules to refuse.
         let planned: Vec<_> = due.iter().filter(|execution| is_planned(execution)).cloned().collect();
-        let fires = with_jobs(&mut work.tx, planned).await?;
+        let fires = with_jobs(&mut work, planned).await?;
         let mut verdicts: HashMap<Uuid, DueVerdict> = match fires.as_slice() {
             [] => HashMap::new(),
             fires => fires.iter().map(|fire| fire.execution.id).zip(decide(fires, work.now)).collect(),
@@ -239,25 +255,89 @@ async fn make(work: &mut Work, job: &Job, trigger: &Trigger) -> Result<Execution
     Ok(made)
 }
 
-/// Due executions with their jobs, and how busy those are. None of a batch's own first fires counts, since they are still scheduled.
-async fn with_jobs(tx: &mut Transaction<'static, Sqlite>, due: Vec<Execution>) -> Result<Vec<DueFire>> {
-    let mut known: HashMap<Uuid, (Job, i64, i64)> = HashMap::new();
+/// Due executions with their jobs, and how busy those are. None of a batch's own first fires counts, since they are still scheduled. Those
+/// whose job cannot be read are put off.
+async fn with_jobs(work: &mut Work, due: Vec<Execution>) -> Result<Vec<DueFire>> {
+    let mut known: HashMap<Uuid, Option<(Job, i64, i64)>> = HashMap::new();
     let mut fires = Vec::with_capacity(due.len());
     for execution in due {
-        let (job, active, waiting) = match known.get(&execution.job_id) {
-            Some(known) => known.clone(),
+        let found = match known.get(&execution.job_id) {
+            Some(found) => found.clone(),
             None => {
-                let job = jobs::by_id(tx, execution.job_id)
-                    .await?
-                    .ok_or_else(|| rows::corrupt("live_executions", format!("{} has no job", execution.id)))?;
-                let (active, waiting) = load_of(tx, job.id).await?;
-                known.insert(job.id, (job.clone(), active, waiting));
-                (job, active, waiting)
+                let found = job_and_load(work, &execution).await?;
+                known.insert(execution.job_id, found.clone());
+                found
             }
         };
-        fires.push(DueFire { execution, job, active, waiting });
+        match found {
+            Some((job, active, waiting)) => fires.push(DueFire { execution, job, active, waiting }),
+            None => put_off(work, execution.id).await?,
+        }
     }
     Ok(fires)
+}
+
+async fn job_and_load(work: &mut Work, execution: &Execution) -> Result<Option<(Job, i64, i64)>> {
+    let job = match jobs::by_id(&mut work.tx, execution.job_id).await {
+        Ok(Some(job)) => job,
+        Ok(None) => return Err(rows::corrupt("live_executions", format!("{} has no job", execution.id))),
+        Err(StoreError::Corrupt { reason, .. }) => {
+            tracing::error!(job = %execution.job_id, reason, "a job cannot be read; its fires are put off");
+            return Ok(None);
+        }
+        Err(other) => return Err(other),
+    };
+    let (active, waiting) = load_of(&mut work.tx, job.id).await?;
+    Ok(Some((job, active, waiting)))
+}
+
+/// Lets an execution wait that this version cannot read, or whose job it cannot: it is not to stand before others.
+async fn put_off(work: &mut Work, id: Uuid) -> Result<()> {
+    sqlx::query("update live_executions set run_at = ? where id = ?")
+        .bind(micros(after(work.now, PUT_OFF)))
+        .bind(id)
+        .execute(&mut *work.tx)
+        .await?;
+    Ok(())
+}
+
+/// Jobs to plan with a cursor in `from..to`.
+async fn near_cursors(work: &mut Work, from: DateTime<Utc>, to: DateTime<Utc>, limit: usize) -> Result<Vec<SqliteRow>> {
+    Ok(sqlx::query(concat!(
+        select_jobs!("where "),
+        plannable!(),
+        " and j.next_execution_at >= ? and j.next_execution_at < ? order by j.next_execution_at, j.id limit ?"
+    ))
+    .bind(micros(from))
+    .bind(micros(to))
+    .bind(rows::count(limit))
+    .fetch_all(&mut *work.tx)
+    .await?)
+}
+
+/// Executions with a `run_at` in `from..to`.
+async fn come_due(work: &mut Work, from: DateTime<Utc>, to: DateTime<Utc>, limit: usize) -> Result<Vec<SqliteRow>> {
+    let found = select_live!("where state = 'scheduled' and run_at >= ? and run_at < ? order by run_at, id limit ?");
+    let rows = sqlx::query(found).bind(micros(from)).bind(micros(to)).bind(rows::count(limit));
+    Ok(rows.fetch_all(&mut *work.tx).await?)
+}
+
+/// Puts a job off that this version cannot read. The others of its round are planned all the same.
+async fn put_off_job(work: &mut Work, row: &SqliteRow, error: &StoreError, planned: &mut Planned) -> Result<()> {
+    let (tenant, job): (Uuid, Uuid) = (row.try_get("tenant_id")?, row.try_get("id")?);
+    tracing::error!(%job, %error, "a job cannot be read; it is put off");
+    let cursor = from_micros(row.try_get("next_execution_at")?).unwrap_or(work.now);
+    let plan = firing::unplannable(cursor, work.now, "this version cannot read the job");
+    for omission in &plan.omissions {
+        omit(&mut work.tx, (tenant, job), omission, work.now).await?;
+        planned.omissions += 1;
+    }
+    sqlx::query("update scheduled_jobs set next_execution_at = ? where id = ?")
+        .bind(plan.cursor.map(micros))
+        .bind(job)
+        .execute(&mut *work.tx)
+        .await?;
+    Ok(())
 }
 
 /// How many executions of a job are active, and how many of these wait for their first lease.

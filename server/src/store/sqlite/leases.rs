@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Row, Sqlite, Transaction};
 use uuid::Uuid;
 
 use super::executions::{self, clean};
@@ -225,7 +225,7 @@ async fn waiting(work: &mut Work, claim: &Claim<'_>) -> Result<Vec<Execution>> {
     for lane in claim.lanes.iter().collect::<BTreeSet<_>>() {
         let found = sqlx::query(select_live!(
             "where lane_id = ?1 and state = 'pending' and (?2 = '[]' or hex(job_id) not in (select value from json_each(?2))) \
-             and (start_by is null or start_by > ?4) order by priority desc, run_at, id limit ?3"
+             and (start_by is null or start_by > ?4) order by priority desc, late, run_at, id limit ?3"
         ))
         .bind(lane)
         .bind(&passed_over)
@@ -234,14 +234,14 @@ async fn waiting(work: &mut Work, claim: &Claim<'_>) -> Result<Vec<Execution>> {
         .fetch_all(&mut *work.tx)
         .await?;
         for (rank, row) in found.iter().enumerate() {
-            ranked.push((rank, rows::live(row)?));
+            ranked.push((rank, row.try_get::<bool, _>("late")?, rows::live(row)?));
         }
     }
-    ranked.sort_by_key(|(rank, execution)| {
-        (std::cmp::Reverse(execution.priority), *rank, execution.run_at, execution.id)
+    ranked.sort_by_key(|(rank, late, execution)| {
+        (std::cmp::Reverse(execution.priority), *late, *rank, execution.run_at, execution.id)
     });
     ranked.truncate(claim.limit);
-    Ok(ranked.into_iter().map(|(_, execution)| execution).collect())
+    Ok(ranked.into_iter().map(|(_, _, execution)| execution).collect())
 }
 
 /// Leaves out what its job's limit of live leases does not allow. All that is offered counts, whether it is then granted or not.

@@ -29,7 +29,7 @@ macro_rules! select_live {
         concat!(
             "select ",
             $crate::store::sqlite::rows::shared_columns!(),
-            ", state, session_id, worker_name, granted_at, deadline, start_by from live_executions ",
+            ", state, late, session_id, worker_name, granted_at, deadline, start_by from live_executions ",
             $($rest)*
         )
     };

@@ -56,6 +56,8 @@ pub struct JobPlan {
 #[derive(Clone, Debug, Default)]
 pub struct Planned {
     pub jobs: usize,
+    /// Of `jobs`, those whose cursor was later than [`crate::execution::ON_TIME`].
+    pub late: usize,
     pub fires: usize,
     pub omissions: usize,
     /// The nearest cursor of an active job afterwards (it may lie in the past, where more is to be planned).
@@ -91,6 +93,8 @@ pub enum DueVerdict {
 #[derive(Clone, Debug, Default)]
 pub struct Releases {
     pub released: usize,
+    /// Executions looked at that were later than [`crate::execution::ON_TIME`].
+    pub late: usize,
     pub omitted: usize,
     /// Executions that were cancelled, or asked to end, by a replacement.
     pub cancelled: Vec<Execution>,
