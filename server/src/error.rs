@@ -135,6 +135,12 @@ impl From<StoreError> for Error {
                 tracing::warn!(error = %source, "the database is unavailable");
                 Self::new(Kind::Unavailable, "DATABASE_UNAVAILABLE", "the database is unavailable; try again")
             }
+            StoreError::Unknown(source) => {
+                tracing::warn!(error = %source, "the outcome of a call is not known");
+                let message = "the database went away while this was being written, so that its outcome is unknown: it happened, or it did \
+                    not; look, or repeat it with the same idempotency key, which makes it happen once";
+                Self::new(Kind::Unavailable, "OUTCOME_UNKNOWN", message)
+            }
             other => {
                 tracing::error!(error = %other, source = ?std::error::Error::source(&other), "internal error");
                 Self::new(Kind::Internal, "INTERNAL_ERROR", "internal error; see the server's log")

@@ -146,7 +146,7 @@ impl IntakeLoop {
                 Ok(answers) => return self.answer(words, &answers).await,
                 Err(error) => error,
             };
-            let is_away = matches!(error, StoreError::Unavailable(_));
+            let is_away = error.is_away();
             tries += u32::from(!is_away);
             tracing::warn!(%error, source = ?std::error::Error::source(&error), words = words.len(), "what agents said could not be written");
             if tries >= TRIES {
@@ -214,9 +214,13 @@ impl IntakeLoop {
             Rejected::StaleLease { .. } => "stale_lease",
             Rejected::AlreadyDone { .. } => "already_done",
             Rejected::Illegal { .. } => "illegal",
+            Rejected::Repeated => "repeated",
             Rejected::Unknown => "unknown",
         };
         let Some((session_id, epoch)) = word.event.spoken_for() else { return };
+        if *rejected == Rejected::Repeated {
+            return self.acknowledge(word, epoch, None);
+        }
         match &word.event {
             // Said twice, as after a resumed stream: no harm, and nothing to kill.
             Event::Started { .. } | Event::Progressed { .. } | Event::Released { .. }

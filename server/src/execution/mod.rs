@@ -219,6 +219,20 @@ impl Execution {
         }
     }
 
+    /// Whether this very end of an attempt has been written already: an agent repeats what nobody has acknowledged.
+    pub fn has_heard(&self, event: &Event) -> bool {
+        let Event::Finished { session_id, epoch, report } = event else { return false };
+        let outcome = match report.status {
+            ExecutionStatus::Completed => AttemptOutcome::Completed,
+            ExecutionStatus::Cancelled => AttemptOutcome::Cancelled,
+            _ => AttemptOutcome::Failed,
+        };
+        self.attempts.iter().any(|attempt| {
+            (attempt.session_id, attempt.epoch, attempt.outcome) == (*session_id, *epoch, outcome)
+                && attempt.error_type == report.error_type
+        })
+    }
+
     /// Whether it is over.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done(_))

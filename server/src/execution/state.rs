@@ -57,6 +57,9 @@ pub enum Rejected {
     /// The event has no meaning in this state.
     #[error("{event} has no meaning in state {from}")]
     Illegal { from: &'static str, event: &'static str },
+    /// The agent has said this before, and it counted: the answer was lost, or the repeat came by another coordinator.
+    #[error("it was said before, and counted")]
+    Repeated,
     /// There is no such execution.
     #[error("there is no such execution")]
     Unknown,

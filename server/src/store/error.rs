@@ -5,9 +5,13 @@ use uuid::Uuid;
 /// Why a store did not do what it was asked. Texts of the database stay inside; callers see the variant.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached or is not ready. Whether a transaction that was being committed happened is unknown.
+    /// The database cannot be reached or is not ready: what was asked did not happen. (Of a single statement outside of a transaction that
+    /// is not known; all of those may be repeated.)
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),
+    /// The connection was lost between COMMIT and its answer, and the database could not be asked since: it happened or it did not.
+    #[error("it is not known whether it was written")]
+    Unknown(#[source] sqlx::Error),
     /// There is no such row (of this tenant).
     #[error("not found")]
     NotFound,
@@ -40,6 +44,13 @@ pub enum StoreError {
     Migration(#[source] sqlx::migrate::MigrateError),
 }
 
+impl StoreError {
+    /// Whether the database is the matter, so that the same call may succeed later.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
@@ -70,6 +81,18 @@ fn is_passing(error: &dyn DatabaseError) -> bool {
 
 impl From<sqlx::migrate::MigrateError> for StoreError {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
-        Self::Migration(error)
+        use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+        let (cause, version) = match error {
+            Execute(cause) => (cause, None),
+            ExecuteMigration(cause, version) => (cause, Some(version)),
+            other => return Self::Migration(other),
+        };
+        match (Self::from(cause), version) {
+            // A database that goes away meanwhile is tried again; what is migrated already stays so.
+            (away @ Self::Unavailable(_), _) => away,
+            (Self::Database(cause), Some(version)) => Self::Migration(ExecuteMigration(cause, version)),
+            (Self::Database(cause), None) => Self::Migration(Execute(cause)),
+            (other, _) => other,
+        }
     }
 }

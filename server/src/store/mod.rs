@@ -106,7 +106,8 @@ pub trait Leases: Send + Sync {
     async fn claim(&self, claim: &Claim<'_>, assign: &Assign<'_>) -> Result<Claimed>;
 
     /// Applies events, in order, each with its answer. What agents say counts only while their session lives, which is checked in the
-    /// same transaction. One that fails does not hinder the others.
+    /// same transaction. One that fails does not hinder the others. The end of an attempt that was written before is answered by
+    /// [`Rejected::Repeated`].
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<std::result::Result<Execution, Rejected>>>;
 
     /// Ends sessions whose expiry has passed, and takes their leases back (event LeaseExpired); ends attempts whose deadline passed more

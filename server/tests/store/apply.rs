@@ -226,7 +226,9 @@ pub async fn what_is_over_stays_over(store: DynStore) {
     let leased = leased(&store, &job, &agent).await;
     apply(&store, &leased, completed(&leased)).await.unwrap();
     let kept = execution(&store, leased.id).await;
-    for event in [completed(&leased), started(&leased), cancel_requested(), Event::TimedOut { epoch: 1 }, Event::Due] {
+    assert_eq!(apply(&store, &leased, completed(&leased)).await, Err(Rejected::Repeated));
+    let other = failed(&leased, ErrorType::UserError);
+    for event in [other, started(&leased), cancel_requested(), Event::TimedOut { epoch: 1 }, Event::Due] {
         assert_eq!(apply(&store, &leased, event).await, Err(Rejected::AlreadyDone { status: "completed" }));
     }
     assert_eq!(execution(&store, leased.id).await, kept);

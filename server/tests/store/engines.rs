@@ -57,7 +57,11 @@ pub async fn schema() -> (PgStore, String) {
 }
 
 pub async fn connect(schema: &str) -> PgStore {
-    let options = PgOptions { schema: Some(schema.to_owned()), max_connections: 10, ..PgOptions::new(database_url()) };
+    connect_by(&database_url(), schema).await
+}
+
+pub async fn connect_by(url: &str, schema: &str) -> PgStore {
+    let options = PgOptions { schema: Some(schema.to_owned()), max_connections: 10, ..PgOptions::new(url) };
     PgStore::connect(options).await.unwrap()
 }
 

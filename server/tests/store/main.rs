@@ -8,11 +8,14 @@
 mod apply;
 mod catch_up;
 mod claim;
+#[path = "../system/commit_cutter.rs"]
+mod commit_cutter;
 mod engines;
 mod jobs;
 mod keys;
 mod lifecycle;
 mod logs;
+mod lost_commits;
 mod plan;
 mod postgres_only;
 mod races;

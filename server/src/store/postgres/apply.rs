@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::commit::commit;
 use super::rows::live_columns;
 use super::{PgStore, rows, write};
 use crate::execution::{self, Event, Execution, Policy, Rejected, State};
@@ -16,6 +17,9 @@ use crate::store::{Change, Result};
 
 /// Definitions by (job, version).
 pub(super) type SpecMap = HashMap<(Uuid, i64), Arc<JobSpec>>;
+
+/// What became of each change.
+pub(super) type Answers = Vec<std::result::Result<Execution, Rejected>>;
 
 /// A live execution, locked, with its job's version of now.
 pub(super) struct Locked {
@@ -72,12 +76,18 @@ struct Known {
 }
 
 impl PgStore {
-    pub(super) async fn try_apply(&self, changes: &[Change]) -> Result<Vec<std::result::Result<Execution, Rejected>>> {
+    /// `said` are the answers of a try before this one whose outcome is unknown, and then of this one.
+    pub(super) async fn try_apply(&self, changes: &[Change], said: &mut Option<Answers>) -> Result<Answers> {
         let mut tx = self.pool().begin().await?;
         let mut known = self.known(&mut tx, changes).await?;
+        let standing = known.standing(changes, said.as_ref());
         let mut touched: BTreeMap<Uuid, bool> = BTreeMap::new();
         let mut answers = Vec::with_capacity(changes.len());
-        for change in changes {
+        for (change, standing) in changes.iter().zip(standing) {
+            if let Some(execution) = standing {
+                answers.push(Ok(execution));
+                continue;
+            }
             let answer = known.decide(change);
             if answer.is_ok() {
                 let only_progress = matches!(change.event, Event::Progressed { .. });
@@ -91,7 +101,8 @@ impl PgStore {
         };
         write::save_progress(&mut tx, &of(true)).await?;
         write::save(&mut tx, &of(false)).await?;
-        tx.commit().await?;
+        *said = Some(answers.clone());
+        commit(tx).await?;
         Ok(answers)
     }
 
@@ -135,15 +146,34 @@ impl PgStore {
 }
 
 impl Known {
+    /// By change: what a try before this one made of it, where that was written after all.
+    fn standing(&self, changes: &[Change], said: Option<&Answers>) -> Vec<Option<Execution>> {
+        let Some(said) = said else { return vec![None; changes.len()] };
+        let stands = |change: &Change, made: &Execution| {
+            let stored = self.live.get(&made.id).map(|(live, _)| live).or_else(|| self.over.get(&made.id));
+            stored.is_some_and(|stored| came_of(stored, made, &change.event))
+        };
+        let made = |(change, answer): (&Change, &std::result::Result<Execution, Rejected>)| {
+            answer.as_ref().ok().filter(|made| stands(change, made)).cloned()
+        };
+        changes.iter().zip(said).map(made).collect()
+    }
+
     /// Applies one change to what is known, and answers.
     fn decide(&mut self, change: &Change) -> std::result::Result<Execution, Rejected> {
         let is_hidden = |execution: &Execution| change.tenant.is_some_and(|tenant| tenant != execution.tenant_id);
         let Some((execution, policy)) = self.live.get_mut(&change.execution) else {
             let over = self.over.get(&change.execution).filter(|e| !is_hidden(e)).ok_or(Rejected::Unknown)?;
+            if over.has_heard(&change.event) {
+                return Err(Rejected::Repeated);
+            }
             return applied(over, &change.event, &super::release::unused_policy(), self.now);
         };
         if is_hidden(execution) {
             return Err(Rejected::Unknown);
+        }
+        if execution.has_heard(&change.event) {
+            return Err(Rejected::Repeated);
         }
         if let Some((session, epoch)) = change.event.spoken_for()
             && !self.alive.contains(&session)
@@ -154,6 +184,21 @@ impl Known {
         let next = applied(execution, &change.event, policy, self.now)?;
         *execution = next.clone();
         Ok(next)
+    }
+}
+
+/// Whether what is stored has come of what an event made: of that very writing, which its instants tell to the microsecond. Of what leaves no
+/// instant it is enough that the event would change nothing any more.
+fn came_of(stored: &Execution, made: &Execution, event: &Event) -> bool {
+    let ended = |execution: &Execution| execution.attempts.iter().map(|a| (a.epoch, a.ended_at)).collect::<Vec<_>>();
+    match event {
+        Event::Finished { .. } => ended(made).last().is_some_and(|last| ended(stored).contains(last)),
+        Event::CancelRequested { .. } => stored.cancel_requested_at == made.cancel_requested_at,
+        Event::Started { .. } => stored.lease().is_some() && stored.lease() == made.lease(),
+        Event::Released { session_id, epoch } | Event::LeaseExpired { session_id, epoch } => {
+            !stored.lease().is_some_and(|lease| (lease.session_id, stored.epoch) == (*session_id, *epoch))
+        }
+        _ => false,
     }
 }
 

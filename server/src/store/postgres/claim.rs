@@ -6,18 +6,31 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::apply::{Locked, applied, policy_of, spec_of};
+use super::commit::commit;
+use super::apply::{Locked, applied, lock, policy_of, spec_of};
 use super::rows::live_columns;
 use super::{PgStore, limited, write};
-use crate::execution::Event;
+use crate::execution::{Event, Execution};
 use crate::store::{Assign, Assignment, Candidate, Claim, Claimed, Grant, Result};
 
 impl PgStore {
-    pub(super) async fn try_claim(&self, claim: &Claim<'_>, assign: &Assign<'_>) -> Result<Claimed> {
+    /// `said` is what a try before this one granted, whose outcome is unknown, and then what this one grants.
+    pub(super) async fn try_claim(
+        &self,
+        claim: &Claim<'_>,
+        assign: &Assign<'_>,
+        said: &mut Option<Claimed>,
+    ) -> Result<Claimed> {
         if claim.lanes.is_empty() || claim.limit == 0 {
             return Ok(Claimed::default());
         }
         let mut tx = self.pool().begin().await?;
+        if let Some(before) = said {
+            let grants = standing(&mut tx, &before.grants).await?;
+            if !grants.is_empty() {
+                return Ok(Claimed { grants, ..before.clone() });
+            }
+        }
         let (picked, locked) = pick(&mut tx, claim).await?;
         let mut claimed = Claimed { more: picked >= claim.limit || locked.len() < picked, ..Claimed::default() };
         let (offered, at_limit) = admit(&mut tx, locked).await?;
@@ -33,7 +46,8 @@ impl PgStore {
         if !given.is_empty() {
             claimed.grants = self.grant(&mut tx, given, claim).await?;
         }
-        tx.commit().await?;
+        *said = Some(claimed.clone());
+        commit(tx).await?;
         Ok(claimed)
     }
 
@@ -67,6 +81,19 @@ impl PgStore {
         write::save(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
         Ok(grants)
     }
+}
+
+/// Which of these leases are held: a try before this one had been committed. Its locks are waited for, so that it is over one way or the other.
+async fn standing(tx: &mut PgConnection, grants: &[Grant]) -> Result<Vec<Grant>> {
+    let locked = lock(tx, &grants.iter().map(|grant| grant.execution.id).collect::<Vec<_>>()).await?;
+    let held: HashMap<Uuid, Execution> = locked.into_iter().map(|l| (l.execution.id, l.execution)).collect();
+    let stands = |grant: &&Grant| {
+        held.get(&grant.execution.id).is_some_and(|stored| {
+            let granted = |e: &Execution| (e.epoch, e.lease().map(|lease| (lease.session_id, lease.granted_at)));
+            granted(stored) == granted(&grant.execution)
+        })
+    };
+    Ok(grants.iter().filter(stands).cloned().collect())
 }
 
 /// Picks pending executions, the highest priority first and in turns between lanes, and locks those that nobody else has locked.

@@ -6,6 +6,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::commit::commit;
 use super::idempotency::reserve;
 use super::rows::job_columns;
 use super::{PgStore, rows, violated};
@@ -34,13 +35,18 @@ macro_rules! insert_jobs {
 }
 
 impl PgStore {
-    pub(super) async fn try_create(&self, jobs: &[NewJob], quota: Option<i64>) -> Result<Vec<Job>> {
+    /// `is_repeat`: a try before this one may have made them.
+    pub(super) async fn try_create(&self, jobs: &[NewJob], quota: Option<i64>, is_repeat: bool) -> Result<Vec<Job>> {
         let mut tx = self.pool().begin().await?;
         self.lock_tenants(&mut tx, jobs).await?;
         let now = super::clock(&mut tx).await?;
         let items: Vec<(Uuid, Option<&Idempotency>)> =
             jobs.iter().map(|new| (new.job.tenant_id, new.idempotency.as_ref())).collect();
-        let keyed = reserve(&mut tx, "job", &items, jobs.iter().map(|new| new.job.id).collect(), now).await?;
+        let mut keyed = reserve(&mut tx, "job", &items, jobs.iter().map(|new| new.job.id).collect(), now).await?;
+        if is_repeat {
+            let made: HashSet<Uuid> = self.jobs_by_id(&mut tx, &keyed.ids).await?.into_iter().map(|job| job.id).collect();
+            keyed.are_made(&made);
+        }
         let fresh: Vec<(usize, Job)> = jobs
             .iter()
             .enumerate()
@@ -55,7 +61,7 @@ impl PgStore {
         if !earlier.is_empty() {
             known.extend(self.jobs_by_id(&mut tx, &earlier).await?.into_iter().map(|job| (job.id, job)));
         }
-        tx.commit().await?;
+        commit(tx).await?;
         keyed.ids.iter().map(|id| known.get(id).cloned().ok_or(StoreError::NotFound)).collect()
     }
 

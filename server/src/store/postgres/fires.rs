@@ -11,18 +11,19 @@ use crate::store::{DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, R
 #[async_trait]
 impl Fires for PgStore {
     async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
-        retried!(self.try_plan(ahead, limit, decide))
+        retried!(self, self.try_plan(ahead, limit, decide))
     }
 
     async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
-        retried!(self.try_release(limit, decide))
+        retried!(self, self.try_release(limit, decide))
     }
 
     async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {
         if triggers.is_empty() {
             return Ok(Vec::new());
         }
-        retried!(self.try_trigger(&triggers, decide))
+        let mut ids = None;
+        retried!(self, self.try_trigger(&triggers, decide, &mut ids))
     }
 
     async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {

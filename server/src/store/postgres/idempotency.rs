@@ -1,6 +1,6 @@
 //! Keys by which callers say the same thing twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
@@ -16,6 +16,15 @@ pub(super) struct Keyed {
     pub ids: Vec<Uuid>,
     /// By item: whether it is the first with its key.
     pub fresh: Vec<bool>,
+}
+
+impl Keyed {
+    /// These are there already: the try that made them had no answer.
+    pub(super) fn are_made(&mut self, made: &HashSet<Uuid>) {
+        for (fresh, id) in self.fresh.iter_mut().zip(&self.ids) {
+            *fresh = *fresh && !made.contains(id);
+        }
+    }
 }
 
 /// What the keys of a call have made, with the request it was made for.

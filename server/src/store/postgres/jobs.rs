@@ -5,6 +5,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
+use super::commit::{Tries, commit};
 use super::apply::Locked;
 use super::create::{is_name_taken, update};
 use super::lanes::Wanted;
@@ -20,11 +21,12 @@ impl Jobs for PgStore {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let mut tries = 0;
+        let mut renamed = 0;
         loop {
-            match retried!(self.try_create(&jobs, quota)) {
+            let mut tries = Tries::new(&self.inner.evict);
+            match retried!(self, tries, self.try_create(&jobs, quota, tries.is_repeat())) {
                 // A job was renamed to one of these names meanwhile. Once more: then it is seen, and it is known which.
-                Err(error) if is_name_taken(&error) && tries < 3 => tries += 1,
+                Err(error) if is_name_taken(&error) && renamed < 3 => renamed += 1,
                 Err(error) if is_name_taken(&error) => return Err(StoreError::NameTaken { index: 0 }),
                 done => return done,
             }
@@ -71,7 +73,8 @@ impl Jobs for PgStore {
     }
 
     async fn change_job(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {
-        match retried!(self.try_change(tenant, id, change)) {
+        let mut said = None;
+        match retried!(self, self.try_change(tenant, id, change, &mut said)) {
             Err(error) if is_name_taken(&error) => Err(StoreError::NameTaken { index: 0 }),
             done => done,
         }
@@ -79,8 +82,20 @@ impl Jobs for PgStore {
 }
 
 impl PgStore {
-    async fn try_change(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {
+    /// `said` is what a try before this one answered, whose outcome is unknown, and then what this one does.
+    async fn try_change(
+        &self,
+        tenant: Uuid,
+        id: Uuid,
+        change: &ChangeJob<'_>,
+        said: &mut Option<Changed>,
+    ) -> Result<Changed> {
         let mut tx = self.pool().begin().await?;
+        if let Some(changed) = said
+            && was_written(&mut tx, &changed.job).await?
+        {
+            return Ok(changed.clone());
+        }
         let found = sqlx::query(concat!(
             "select ",
             job_columns!(),
@@ -113,8 +128,10 @@ impl PgStore {
             write::omit(&mut tx, &[(tenant, id, omission)], now).await?;
         }
         job.next_execution_at = next_fire(&mut tx, id).await?.or(job.cursor);
-        tx.commit().await?;
-        Ok(Changed { job, cancelled })
+        let changed = Changed { job, cancelled };
+        *said = Some(changed.clone());
+        commit(tx).await?;
+        Ok(changed)
     }
 }
 
@@ -135,6 +152,14 @@ impl PgStore {
         .await?;
         Ok(())
     }
+}
+
+/// Whether this version was written, at this instant. The lock of a transaction that was writing it is waited for.
+async fn was_written(tx: &mut PgConnection, job: &Job) -> Result<bool> {
+    sqlx::query("select 1 from scheduled_jobs where id = $1 for no key update").bind(job.id).execute(&mut *tx).await?;
+    let version = "select exists (select 1 from job_versions where job_id = $1 and version = $2 and created_at = $3)";
+    let written = sqlx::query_scalar(version).bind(job.id).bind(job.version).bind(job.updated_at).fetch_one(tx).await?;
+    Ok(written)
 }
 
 /// The job to write: what belongs to the store stays the store's.

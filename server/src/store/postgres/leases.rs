@@ -9,27 +9,35 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::commit::{Tries, commit};
 use super::apply::Locked;
 use super::rows::live_columns;
 use super::{PgStore, limited, micros, retried};
 use crate::execution::{Event, Execution, Rejected};
 use crate::store::{Assign, Change, Claim, Claimed, Held, Leases, Reaped, Result};
 
+/// How long it is asked what became of a claim.
+const LEASES_ASKED: Duration = Duration::from_secs(60);
+
 #[async_trait]
 impl Leases for PgStore {
     async fn claim(&self, claim: &Claim<'_>, assign: &Assign<'_>) -> Result<Claimed> {
-        retried!(self.try_claim(claim, assign))
+        let mut said = None;
+        // Leases that were granted and are not handed over would be nobody's until they expire: as long as sessions live, it is worth to ask.
+        let mut tries = Tries::new(&self.inner.evict).patient(LEASES_ASKED);
+        retried!(self, tries, self.try_claim(claim, assign, &mut said))
     }
 
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<std::result::Result<Execution, Rejected>>> {
         if changes.is_empty() {
             return Ok(Vec::new());
         }
-        retried!(self.try_apply(&changes))
+        let mut said = None;
+        retried!(self, self.try_apply(&changes, &mut said))
     }
 
     async fn reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {
-        retried!(self.try_reap(slack, limit))
+        retried!(self, self.try_reap(slack, limit))
     }
 
     async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>> {
@@ -69,7 +77,7 @@ impl PgStore {
         .bind(micros(slack))
         .fetch_one(&mut *tx)
         .await?;
-        tx.commit().await?;
+        commit(tx).await?;
         let executions = changed.into_iter().filter_map(|(before, after)| Some((lease_of(&before)?, after))).collect();
         // A full batch means that there may be more to take back at once.
         let is_full = lost + unstarted.len() >= limit;

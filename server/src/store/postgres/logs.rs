@@ -7,6 +7,7 @@ use orrery_proto::v1::LogStream;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::commit::commit;
 use super::{PgStore, retried, rows};
 use crate::store::{LogLine, Logs, Result, text};
 
@@ -24,7 +25,7 @@ impl Logs for PgStore {
         if lines.is_empty() {
             return Ok(());
         }
-        retried!(self.try_append(tenant, &lines, max_bytes))
+        retried!(self, self.try_append(tenant, &lines, max_bytes))
     }
 
     async fn logs(&self, tenant: Uuid, execution: Uuid, after: i64, limit: i64) -> Result<Vec<LogLine>> {
@@ -75,7 +76,7 @@ impl PgStore {
         let kept = within(&lines, &mut sizes, max_bytes);
         insert(&mut tx, &kept).await?;
         save_sizes(&mut tx, &sizes).await?;
-        tx.commit().await?;
+        commit(tx).await?;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 mod apply;
 mod claim;
+mod commit;
 mod create;
 mod fires;
 mod hints;
@@ -16,6 +17,7 @@ mod leases;
 mod logs;
 mod partitions;
 mod plan;
+mod reach;
 mod reads;
 mod release;
 mod rows;
@@ -38,6 +40,7 @@ use tokio::sync::broadcast;
 
 use self::hints::Hints;
 use self::lanes::Lanes;
+use self::reach::{Bounds, Evict};
 use self::specs::Specs;
 use super::{Result, Store, StoreError, Wake};
 
@@ -61,7 +64,7 @@ impl PgOptions {
             url: url.into(),
             max_connections: 16,
             schema: None,
-            acquire_timeout: Duration::from_secs(5),
+            acquire_timeout: Duration::from_secs(3),
             application_name: "orrery".to_owned(),
         }
     }
@@ -75,6 +78,9 @@ pub struct PgStore {
 
 struct Inner {
     pool: PgPool,
+    /// For renewals of sessions alone, so that they wait behind no other work.
+    beats: PgPool,
+    evict: Evict,
     connect: PgConnectOptions,
     schema: Option<String>,
     /// Sets this deployment's advisory locks and channel apart from others in the same database.
@@ -84,21 +90,24 @@ struct Inner {
     hints: Hints,
 }
 
-/// Repeats a transaction that PostgreSQL ended because it crossed another one.
+/// Repeats a transaction that PostgreSQL ended because it crossed another one, or whose COMMIT had no answer. What is called must bear that
+/// the try before has happened after all.
 macro_rules! retried {
-    ($call:expr) => {{
-        let mut tries = 0_u32;
+    ($store:expr, $call:expr) => {{
+        let mut tries = $crate::store::postgres::commit::Tries::new(&$store.inner.evict);
+        $crate::store::postgres::retried!($store, tries, $call)
+    }};
+    ($store:expr, $tries:ident, $call:expr) => {
         loop {
-            match $call.await {
-                Err(error) if tries < 8 && $crate::store::postgres::crossed(&error) => {
-                    tries += 1;
-                    let wait = rand::random_range(0..(2_u64 << tries.min(6)));
-                    tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
-                }
+            match $crate::store::postgres::commit::Tries::within($call).await {
+                Err(error) => match $tries.after(error).await {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
                 done => break done,
             }
         }
-    }};
+    };
 }
 use retried;
 
@@ -124,21 +133,29 @@ impl PgStore {
         }
         let connect: PgConnectOptions = options.url.parse::<PgConnectOptions>()?;
         let connect = connect.application_name(&options.application_name);
-        let path = options.schema.clone();
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.acquire_timeout)
-            .after_connect(move |connection, _| {
-                let path = path.clone();
-                Box::pin(async move { settle(connection, path.as_deref()).await })
-            })
-            .connect_with(connect.clone())
-            .await?;
+        let evict = Evict::default();
+        let path = options.schema.as_deref();
+        let bounds = Bounds {
+            connections: options.max_connections,
+            acquire: options.acquire_timeout,
+            statement: Duration::from_secs(15),
+            lock: Duration::from_secs(5),
+        };
+        let pool = reach::pool(connect.clone(), path, &bounds, &evict);
+        let beats = Bounds {
+            connections: 2,
+            acquire: Duration::from_secs(2),
+            statement: Duration::from_secs(2),
+            lock: Duration::from_secs(1),
+        };
+        let beats = reach::pool(connect.clone(), path, &beats, &evict);
         let schema: String = sqlx::query_scalar("select coalesce(current_schema(), '')").fetch_one(&pool).await?;
         let scope = scope_of(options.schema.as_deref().unwrap_or(&schema));
         let hints = Hints::start(pool.clone(), connect.clone(), scope);
         let (specs, lanes) = (Specs::default(), Lanes::default());
-        Ok(Self { inner: Arc::new(Inner { pool, connect, schema: options.schema, scope, specs, lanes, hints }) })
+        let schema = options.schema;
+        let inner = Inner { pool, beats, evict, connect, schema, scope, specs, lanes, hints };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Brings the tables to this version, and makes the partitions of this month and the next.
@@ -159,6 +176,7 @@ impl PgStore {
 
     /// Closes the connections; calls that follow fail.
     pub async fn close(&self) {
+        self.inner.beats.close().await;
         self.inner.pool.close().await;
     }
 
@@ -176,16 +194,6 @@ async fn create_schema(pool: &PgPool, schema: &str, scope: i64) -> Result<()> {
     sqlx::query(AssertSqlSafe(create)).execute(&mut *tx).await?;
     sqlx::query("select set_config('search_path', $1, false)").bind(schema).execute(&mut *tx).await?;
     tx.commit().await?;
-    Ok(())
-}
-
-/// Settings of every connection: nothing may hold a lock, or wait for one, for long.
-async fn settle(connection: &mut PgConnection, schema: Option<&str>) -> sqlx::Result<()> {
-    let settings = "select set_config('statement_timeout', '30s', false), set_config('lock_timeout', '10s', false),
-        set_config('idle_in_transaction_session_timeout', '30s', false), set_config('jit', 'off', false),
-        set_config('timezone', 'UTC', false),
-        set_config('search_path', coalesce($1, current_setting('search_path')), false)";
-    sqlx::query(settings).bind(schema).execute(connection).await?;
     Ok(())
 }
 

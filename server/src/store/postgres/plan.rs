@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::commit::commit;
 use super::lanes::Wanted;
 use super::rows::job_columns;
 use super::{PgStore, limited, micros, rows, write};
@@ -108,7 +109,7 @@ impl PgStore {
         ))
         .fetch_one(&mut *tx)
         .await?;
-        tx.commit().await?;
+        commit(tx).await?;
         Ok(planned)
     }
 

@@ -7,6 +7,7 @@ use orrery_proto::v1::{JobStatus, TriggerType};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::commit::commit;
 use super::apply::{Locked, policy_of};
 use super::rows::{job_columns, live_columns};
 use super::{PgStore, limited, micros, rows, write};
@@ -54,7 +55,7 @@ impl PgStore {
         settle_jobs(&mut tx, &jobs, &batch, &fires, now).await?;
         let next_due =
             sqlx::query_scalar("select min(run_at) from live_executions where state = 0").fetch_one(&mut *tx).await?;
-        tx.commit().await?;
+        commit(tx).await?;
         Ok(Releases {
             released: batch.due.len(),
             late,

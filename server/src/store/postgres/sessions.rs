@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::commit::commit;
 use super::apply::Locked;
 use super::leases::held;
 use super::rows::live_columns;
@@ -56,14 +57,14 @@ impl Sessions for PgStore {
         held: &[(Uuid, i64)],
         ttl: Duration,
     ) -> Result<Option<Resumed>> {
-        retried!(self.try_resume(id, session, held, ttl))
+        retried!(self, self.try_resume(id, session, held, ttl))
     }
 
     async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Vec<Uuid>> {
         if sessions.is_empty() {
             return Ok(Vec::new());
         }
-        retried!(self.try_renew(sessions, ttl))
+        retried!(self, self.try_renew(sessions, ttl))
     }
 
     async fn detach_session(&self, id: Uuid, attachment: i64) -> Result<()> {
@@ -76,7 +77,7 @@ impl Sessions for PgStore {
     }
 
     async fn close_session(&self, id: Uuid, attachment: i64) -> Result<()> {
-        retried!(self.try_close(id, attachment))
+        retried!(self, self.try_close(id, attachment))
     }
 
     async fn drain_session(&self, tenant: Option<Uuid>, id: Uuid) -> Result<bool> {
@@ -177,7 +178,7 @@ impl PgStore {
         let held = held.collect();
         let taken_back = self.take_back(&mut tx, id, lost).await?;
         let session = session_of(&row, 0)?;
-        tx.commit().await?;
+        commit(tx).await?;
         Ok(Some(Resumed { session, held, taken_back }))
     }
 
@@ -212,7 +213,7 @@ impl PgStore {
             let locked = lock_held(&mut tx, id).await?;
             self.take_back(&mut tx, id, locked).await?;
         }
-        tx.commit().await?;
+        commit(tx).await?;
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use orrery_proto::v1::JobStatus;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::commit::commit;
 use super::idempotency::{Keyed, reserve};
 use super::lanes::Wanted;
 use super::release::{count, loads};
@@ -18,13 +19,26 @@ use crate::job::Job;
 use crate::store::{DecideTrigger, Idempotency, Result, StoreError, Trigger};
 
 impl PgStore {
-    pub(super) async fn try_trigger(&self, triggers: &[Trigger], decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {
+    /// `ids` are those of the first try, for all that follow it.
+    pub(super) async fn try_trigger(
+        &self,
+        triggers: &[Trigger],
+        decide: &DecideTrigger<'_>,
+        ids: &mut Option<Vec<Uuid>>,
+    ) -> Result<Vec<Execution>> {
         let mut tx = self.pool().begin().await?;
         let now = super::clock(&mut tx).await?;
         let items: Vec<(Uuid, Option<&Idempotency>)> =
             triggers.iter().map(|t| (t.tenant, t.idempotency.as_ref())).collect();
-        let keyed = reserve(&mut tx, "execution", &items, write::ids(triggers.len(), now), now).await?;
+        let is_repeat = ids.is_some();
+        let proposed = ids.get_or_insert_with(|| write::ids(triggers.len(), now)).clone();
+        let mut keyed = reserve(&mut tx, "execution", &items, proposed, now).await?;
         let jobs = self.lock_triggered(&mut tx, triggers, &keyed).await?;
+        if is_repeat {
+            // After the locks of the jobs, which a lost transaction holds to its end.
+            let made = super::reads::by_ids(&mut tx, &keyed.ids).await?;
+            keyed.are_made(&made.iter().map(|execution| execution.id).collect());
+        }
         let fresh = self.made(&mut tx, triggers, &keyed, &jobs, decide, now).await?;
         write::insert(&mut tx, &fresh).await?;
         let mut counted: HashMap<Uuid, i64> = HashMap::new();
@@ -35,7 +49,7 @@ impl PgStore {
             counted.iter().filter_map(|(id, more)| jobs.get(id).map(|job| (job, *more))).collect();
         count(&mut tx, &counted, now).await?;
         let known = self.with_earlier(&mut tx, fresh, &keyed).await?;
-        tx.commit().await?;
+        commit(tx).await?;
         keyed.ids.iter().map(|id| known.get(id).cloned().ok_or(StoreError::NotFound)).collect()
     }
 

@@ -139,10 +139,14 @@ impl SqliteStore {
             // History changes no more; the state machine says why.
             let idle = Policy { retry: RetryPolicy::default(), delivery: Default::default(), random: 0.0 };
             return Ok(match over {
+                Some(over) if over.has_heard(&event) => Err(Rejected::Repeated),
                 Some(over) => apply(&over, &event, &idle, work.now),
                 None => Err(Rejected::Unknown),
             });
         };
+        if execution.has_heard(&event) {
+            return Ok(Err(Rejected::Repeated));
+        }
         if let Some((session, epoch)) = event.spoken_for()
             && !living.lives(work, session).await?
         {

@@ -1,0 +1,107 @@
+//! The connections: what they are set to, and which are not to be used again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgConnection, PgPool};
+use tokio::time::Instant;
+
+use crate::store::StoreError;
+
+/// What monotonic instants are counted from.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// What the connections of a pool may cost.
+pub(super) struct Bounds {
+    pub connections: u32,
+    /// How long a call waits for a connection.
+    pub acquire: Duration,
+    /// The longest a statement may run, and wait for a lock.
+    pub statement: Duration,
+    pub lock: Duration,
+}
+
+/// When connections were last found to lead to a server that cannot be written to: the primary of before a failover. Older ones are closed when
+/// they are next taken.
+#[derive(Clone, Default)]
+pub(super) struct Evict(Arc<AtomicU64>);
+
+impl Evict {
+    /// Takes note of an error, if it speaks against the connections that there are.
+    pub(super) fn note(&self, error: &StoreError) {
+        if let StoreError::Unavailable(sqlx::Error::Database(db)) = error
+            && db.code().as_deref() == Some("25006")
+        {
+            tracing::warn!("the database is read-only: its connections are given up, and made anew");
+            self.0.store(millis(Instant::now()), Ordering::Release);
+        }
+    }
+
+    /// Whether a connection of this age may still be used.
+    fn allows(&self, now: Instant, age: Duration) -> bool {
+        let before = self.0.load(Ordering::Acquire);
+        before == 0 || millis(now).saturating_sub(u64::try_from(age.as_millis()).unwrap_or(0)) > before
+    }
+}
+
+fn millis(at: Instant) -> u64 {
+    // From 1, for 0 is never.
+    u64::try_from(at.saturating_duration_since(*BEGINNING).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// A pool of connections to the primary, none made yet. A standby is no place to write: until it is promoted, its connections are refused.
+pub(super) fn pool(connect: PgConnectOptions, path: Option<&str>, bounds: &Bounds, evict: &Evict) -> PgPool {
+    LazyLock::force(&BEGINNING);
+    let (path, evict) = (path.map(ToOwned::to_owned), evict.clone());
+    let (statement, lock) = (bounds.statement, bounds.lock);
+    PgPoolOptions::new()
+        .max_connections(bounds.connections)
+        .acquire_timeout(bounds.acquire)
+        .after_connect(move |connection, _| {
+            let path = path.clone();
+            Box::pin(async move {
+                if settle(connection, path.as_deref(), statement, lock).await? {
+                    return Err(sqlx::Error::Protocol("this server is a standby".into()));
+                }
+                Ok(())
+            })
+        })
+        .before_acquire(move |_, meta| {
+            let allowed = evict.allows(Instant::now(), meta.age);
+            Box::pin(async move { Ok(allowed) })
+        })
+        .connect_lazy_with(connect)
+}
+
+/// Settings of every connection: nothing may hold a lock, or wait for one, for long. Answers with whether the server is a standby.
+pub(super) async fn settle(
+    connection: &mut PgConnection,
+    path: Option<&str>,
+    statement: Duration,
+    lock: Duration,
+) -> sqlx::Result<bool> {
+    let settings = "select set_config('statement_timeout', $2, false), set_config('lock_timeout', $3, false),
+        set_config('idle_in_transaction_session_timeout', $2, false), set_config('jit', 'off', false),
+        set_config('timezone', 'UTC', false),
+        set_config('search_path', coalesce($1, current_setting('search_path')), false)";
+    let ms = |time: Duration| format!("{}ms", time.as_millis());
+    sqlx::query(settings).bind(path).bind(ms(statement)).bind(ms(lock)).execute(&mut *connection).await?;
+    sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(connection).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_from_before_a_read_only_answer_are_given_up() {
+        let at = |seconds| *BEGINNING + Duration::from_secs(seconds);
+        let evict = Evict::default();
+        assert!(evict.allows(at(10), Duration::from_secs(5)));
+        evict.0.store(millis(at(10)), Ordering::Release);
+        assert!(!evict.allows(at(12), Duration::from_secs(5)));
+        assert!(evict.allows(at(12), Duration::from_secs(1)));
+    }
+}
