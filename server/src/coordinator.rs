@@ -89,7 +89,7 @@ impl Coordinator {
             shutdown: streams.clone(),
             tasks: parts.tasks.clone(),
         };
-        parts.spawn_loops(intake, renewals, grpc);
+        parts.spawn_loops(intake, renewals, grpc, shutdown.clone());
         // What agents say is written to the very end, after everybody who says something has gone.
         let writing = CancellationToken::new();
         let writer = tokio::spawn(intake_loop.run(writing.clone()));
@@ -118,6 +118,7 @@ impl Parts {
             info: Arc::new(CoordinatorInfo {
                 id: Uuid::now_v7(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                build: option_env!("ORRERY_BUILD").unwrap_or_default().to_owned(),
                 started_at: Instant::now(),
                 http_port: http.port(),
                 draining: AtomicBool::new(false),
@@ -130,14 +131,21 @@ impl Parts {
         }
     }
 
-    fn spawn_loops(&self, intake: Intake, renewals: Renewals, grpc: SocketAddr) {
+    fn spawn_loops(&self, intake: Intake, renewals: Renewals, grpc: SocketAddr, leaving: CancellationToken) {
         let Self { store, limits, metrics, info, clock, signals, dispatch, loops, tasks } = self;
         let planner =
             Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
         let releaser =
             Releaser { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
         let reaper =
-            Reaper { store: store.clone(), clock: clock.clone(), signals: signals.clone(), dispatch: dispatch.clone() };
+            Reaper {
+                store: store.clone(),
+                clock: clock.clone(),
+                signals: signals.clone(),
+                dispatch: dispatch.clone(),
+                coordinator: info.id,
+                ttl: limits.session_ttl(),
+            };
         let dispatcher = Dispatcher {
             store: store.clone(),
             dispatch: dispatch.clone(),
@@ -161,6 +169,7 @@ impl Parts {
             address: grpc.to_string(),
             retention,
             metrics: metrics.clone(),
+            leaving,
         };
         tasks.spawn(reconcile::forward_hints(store.clone(), signals.clone(), loops.clone()));
         tasks.spawn(planner.run(loops.clone()));

@@ -217,6 +217,9 @@ pub(crate) fn coordinator(row: CoordinatorRow) -> v1::Coordinator {
         last_seen_at: time(Some(row.last_seen_at)),
         clock_offset_ms: row.clock_offset_ms,
         workers: count(row.sessions),
+        build: row.build,
+        leases: count(row.leases),
+        draining: row.draining,
     }
 }
 

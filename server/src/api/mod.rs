@@ -45,6 +45,8 @@ pub struct Api {
 pub struct CoordinatorInfo {
     pub id: Uuid,
     pub version: String,
+    /// The revision it was built from, where ORRERY_BUILD named it at build time.
+    pub build: String,
     pub started_at: Instant,
     /// Shown by `/health`.
     pub http_port: u16,

@@ -1,7 +1,7 @@
 //! `orrery status`: the scheduler's state.
 
 use chrono::Utc;
-use orrery_proto::v1::GetStatusRequest;
+use orrery_proto::v1::{Coordinator, GetStatusRequest};
 
 use super::Context;
 use super::exit::Failure;
@@ -38,8 +38,9 @@ pub(super) async fn run(context: &Context) -> Result<(), Failure> {
             vec![
                 coordinator.id.clone(),
                 coordinator.address.clone(),
-                coordinator.version.clone(),
+                version(coordinator),
                 coordinator.workers.to_string(),
+                coordinator.leases.to_string(),
                 distance(coordinator.started_at, now),
                 distance(coordinator.last_seen_at, now),
                 format!("{:+.1}ms", coordinator.clock_offset_ms),
@@ -47,5 +48,11 @@ pub(super) async fn run(context: &Context) -> Result<(), Failure> {
         })
         .collect();
     out.line("")?;
-    Ok(out.table(&["COORDINATOR", "ADDRESS", "VERSION", "AGENTS", "STARTED", "SEEN", "CLOCK"], &rows)?)
+    Ok(out.table(&["COORDINATOR", "ADDRESS", "VERSION", "AGENTS", "LEASES", "STARTED", "SEEN", "CLOCK"], &rows)?)
+}
+
+fn version(coordinator: &Coordinator) -> String {
+    let build = if coordinator.build.is_empty() { String::new() } else { format!(" ({})", coordinator.build) };
+    let draining = if coordinator.draining { ", draining" } else { "" };
+    format!("{}{build}{draining}", coordinator.version)
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Dispatch;
-use crate::reconcile::{POLL, Signals, rest};
+use crate::reconcile::{Pace, Signals, rest};
 use crate::store::{DynStore, Held};
 
 /// Tells this coordinator's agents to stop what somebody wants to end, wherever that was asked for.
@@ -23,6 +23,7 @@ impl Cancels {
         // What has been told on which attachment: a stream that was lost may have lost the word too. A lease that is gone leaves the
         // answer of the store, and so this set.
         let mut told: HashSet<(Held, i64)> = HashSet::new();
+        let mut pace = Pace::default();
         loop {
             let sessions = self.dispatch.ids();
             if !sessions.is_empty() {
@@ -33,7 +34,7 @@ impl Cancels {
                     Err(error) => tracing::warn!(%error, "cancellations could not be read; trying again"),
                 }
             }
-            if !rest(&self.signals.cancel, Instant::now() + POLL, &shutdown).await {
+            if !rest(&self.signals.cancel, Instant::now() + pace.after(!told.is_empty()), &shutdown).await {
                 return;
             }
         }

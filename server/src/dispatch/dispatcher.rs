@@ -14,7 +14,7 @@ use super::matching::{self, Offer};
 use super::{Dispatch, Intake, Word};
 use crate::config::Limits;
 use crate::execution::{Event, Execution};
-use crate::reconcile::{Backoff, POLL, Signals, rest};
+use crate::reconcile::{Backoff, Pace, Signals, rest};
 use crate::store::{Candidate, Claim, DynStore, Grant, StoreError, Wake};
 use crate::telemetry::{current_traceparent, set_parent};
 
@@ -45,12 +45,12 @@ impl Dispatcher {
     pub async fn run(self, shutdown: CancellationToken) {
         // Where round robin goes on.
         let mut turn = 0;
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut pace) = (Backoff::default(), Pace::default());
         loop {
             let next = match self.rounds(&mut turn).await {
-                Ok(()) => {
+                Ok(found) => {
                     backoff.reset();
-                    Instant::now() + POLL
+                    Instant::now() + pace.after(found)
                 }
                 Err(error) => {
                     tracing::warn!(%error, source = ?std::error::Error::source(&error), "claiming failed; trying again");
@@ -63,22 +63,23 @@ impl Dispatcher {
         }
     }
 
-    /// Claims until there is nothing more to claim, or nobody to take it.
-    async fn rounds(&self, turn: &mut usize) -> Result<(), StoreError> {
+    /// Claims until there is nothing more to claim, or nobody to take it. Answers with whether anything waited.
+    async fn rounds(&self, turn: &mut usize) -> Result<bool, StoreError> {
         // Jobs at their limit are passed over for these rounds; when one of their executions ends, the signal brings new rounds.
         let mut passed_over = BTreeSet::new();
         let mut window = 0;
         let mut locked = 0;
+        let mut found = false;
         loop {
             let offers = self.dispatch.offers();
             let room = self.limits.max_concurrent_jobs.saturating_sub(self.dispatch.running());
             let free = offers.iter().map(|offer| offer.credits).sum::<usize>().min(room).min(A_ROUND);
             if free == 0 {
-                return Ok(());
+                return Ok(found);
             }
             let lanes = self.lanes(&offers).await?;
             if lanes.is_empty() {
-                return Ok(());
+                return Ok(found);
             }
             let limit = free.max(window);
             let claimed = self.claim(turn, within(offers, free), &lanes, limit, &passed_over).await?;
@@ -87,18 +88,19 @@ impl Dispatcher {
                 self.dispatch.claimed(granted);
             }
             let limits_found = !claimed.at_limit.is_empty();
+            found |= granted > 0 || limits_found || claimed.more;
             passed_over.extend(claimed.at_limit);
             self.hand_over(claimed.grants).await;
             if limits_found {
                 // Many jobs at their limit may stand before what can run: look at more of them at a time.
                 window = (limit * 4).min(A_ROUND);
             } else if !claimed.more {
-                return Ok(());
+                return Ok(found);
             } else if granted == 0 {
                 // Others are at these rows, a planner or another coordinator, and will be done in a moment.
                 locked += 1;
                 if locked > LOCKED_TRIES {
-                    return Ok(());
+                    return Ok(found);
                 }
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use orrery_proto::v1::{Heartbeat, HeldLease};
 use uuid::Uuid;
 
@@ -7,6 +9,9 @@ use crate::execution::Event;
 
 /// Every how many heartbeats a session is compared with the store.
 const AUDIT_EVERY: u64 = 3;
+
+/// How long that may take.
+const AUDIT_PATIENCE: Duration = Duration::from_millis(500);
 
 impl AgentApi {
     /// A heartbeat renews the session, and compares what the agent holds with what it should: the answer to a claim or a frame with a lease can
@@ -18,7 +23,9 @@ impl AgentApi {
         let surprised = self.dispatch.on(id, attachment, |attached| unknown(&attached.held)).unwrap_or(false);
         let mut revoked = Vec::new();
         if surprised || beat.sequence.is_multiple_of(AUDIT_EVERY) {
-            revoked = self.audit(id, attachment, &beat.held).await;
+            // What the store is busy with must not hold the heartbeat up.
+            let audit = tokio::time::timeout(AUDIT_PATIENCE, self.audit(id, attachment, &beat.held));
+            revoked = audit.await.unwrap_or_default();
         }
         self.heart.beat(Beat { session: id, attachment, sequence: beat.sequence, revoked }).await;
         let lost = self.dispatch.on(id, attachment, |attached| attached.lost(&named)).unwrap_or_default();

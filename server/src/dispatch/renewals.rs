@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,10 @@ use uuid::Uuid;
 
 use super::Dispatch;
 use crate::store::DynStore;
+
+/// When what could not be stored is tried again.
+const AGAIN: Duration = Duration::from_millis(250);
+const FOR_EVER: Duration = Duration::from_secs(86_400);
 
 /// A heartbeat that waits to be stored.
 #[derive(Clone, Debug)]
@@ -51,36 +56,69 @@ impl Renewals {
     /// Renews until the end.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut batch = Vec::new();
+        // The newest heartbeat of each session that is not stored yet.
+        let mut waiting: BTreeMap<Uuid, Beat> = BTreeMap::new();
         loop {
+            let again = if waiting.is_empty() { FOR_EVER } else { AGAIN };
             let came = tokio::select! {
                 () = shutdown.cancelled() => return,
                 came = self.beats.recv_many(&mut batch, 8192) => came,
+                () = tokio::time::sleep(again) => usize::MAX,
             };
             if came == 0 {
                 return;
             }
-            self.renew(&batch).await;
-            batch.clear();
+            for beat in batch.drain(..) {
+                join(&mut waiting, beat);
+            }
+            waiting = self.renew(waiting).await;
         }
     }
 
-    async fn renew(&self, batch: &[Beat]) {
-        let sessions: Vec<(Uuid, i64)> = batch.iter().map(|beat| (beat.session, beat.attachment)).collect();
-        match self.store.renew_sessions(&sessions, self.ttl).await {
-            Ok(renewed) => {
-                for beat in batch {
-                    if renewed.contains(&beat.session) {
-                        let ack = HeartbeatAck { sequence: beat.sequence, revoked: beat.revoked.clone() };
-                        self.dispatch
-                            .on(beat.session, beat.attachment, |attached| attached.send(Kind::HeartbeatAck(ack)));
-                    } else {
-                        tracing::warn!(session = %beat.session, "a heartbeat came for a session that is over; its agent begins anew");
-                        self.dispatch.expel_from(beat.session, beat.attachment);
-                    }
-                }
+    /// Renews; answers with what is to be tried again.
+    async fn renew(&self, mut beats: BTreeMap<Uuid, Beat>) -> BTreeMap<Uuid, Beat> {
+        // Whose stream has ended beats no more, here at least.
+        beats.retain(|id, beat| self.dispatch.on(*id, beat.attachment, |_| ()).is_some());
+        let sessions: Vec<(Uuid, i64)> = beats.values().map(|beat| (beat.session, beat.attachment)).collect();
+        if sessions.is_empty() {
+            return beats;
+        }
+        let done = match self.store.renew_sessions(&sessions, self.ttl).await {
+            Ok(done) => done,
+            Err(error) => {
+                // Agents count from the last acknowledgement. As soon as the database is back they are renewed, without waiting for their
+                // next heartbeat.
+                tracing::warn!(%error, sessions = sessions.len(), "sessions could not be renewed; trying again");
+                return beats;
             }
-            // No acknowledgement: agents count from the last one, and beat again.
-            Err(error) => tracing::warn!(%error, sessions = sessions.len(), "sessions could not be renewed"),
+        };
+        let mut again = BTreeMap::new();
+        for (id, beat) in beats {
+            if done.renewed.contains(&id) {
+                let ack = HeartbeatAck { sequence: beat.sequence, revoked: beat.revoked };
+                self.dispatch.on(id, beat.attachment, |attached| attached.send(Kind::HeartbeatAck(ack)));
+            } else if done.busy.contains(&id) {
+                again.insert(id, beat);
+            } else {
+                tracing::warn!(session = %id, "a heartbeat came for a session that is over; its agent begins anew");
+                self.dispatch.expel_from(id, beat.attachment);
+            }
+        }
+        again
+    }
+}
+
+/// A newer heartbeat takes the place of an older one; what the older one was to be told is told with it.
+fn join(waiting: &mut BTreeMap<Uuid, Beat>, beat: Beat) {
+    match waiting.get_mut(&beat.session) {
+        Some(older) if older.attachment == beat.attachment => {
+            let revoked = std::mem::take(&mut older.revoked);
+            *older = beat;
+            older.revoked.extend(revoked);
+        }
+        Some(newer) if newer.attachment > beat.attachment => {}
+        _ => {
+            waiting.insert(beat.session, beat);
         }
     }
 }

@@ -24,6 +24,28 @@ pub const PLAN_AHEAD: Duration = Duration::from_millis(5500);
 /// How often a loop looks although nobody woke it.
 pub const POLL: Duration = Duration::from_secs(1);
 
+/// How often it looks where it has found nothing for a while. Hints get lost, and what a coordinator knew of alone dies with it: then this is
+/// how late others find it.
+pub const IDLE: Duration = Duration::from_millis(2500);
+
+/// The pause between two looks: [`POLL`] where there was something to do, longer and longer, up to [`IDLE`], where there was not.
+#[derive(Debug)]
+pub(crate) struct Pace(Duration);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(POLL)
+    }
+}
+
+impl Pace {
+    /// The pause after a look that found something, or nothing.
+    pub(crate) fn after(&mut self, found: bool) -> Duration {
+        self.0 = if found { POLL } else { self.0.mul_f64(1.5).min(IDLE) };
+        self.0
+    }
+}
+
 /// What wakes the loops of one coordinator. Each permit is kept until its loop looks, so that no wake is lost between look and sleep.
 #[derive(Debug, Default)]
 pub struct Signals {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Backoff, PLAN_AHEAD, POLL, Signals, rest};
+use super::{Backoff, PLAN_AHEAD, POLL, Pace, Signals, rest};
 use crate::clock::DatabaseClock;
 use crate::firing;
 use crate::schedule::Schedule;
@@ -52,13 +52,13 @@ impl Planner {
     /// Plans until the end.
     pub async fn run(self, shutdown: CancellationToken) {
         let schedules = Schedules::default();
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut pace) = (Backoff::default(), Pace::default());
         loop {
             let asked = Instant::now();
             let next = match self.round(&schedules, asked).await {
                 Ok(planned) => {
                     backoff.reset();
-                    self.after(&planned)
+                    self.after(&planned, pace.after(planned.jobs > 0))
                 }
                 Err(error) => {
                     tracing::warn!(%error, source = ?std::error::Error::source(&error), "planning failed; trying again");
@@ -81,7 +81,7 @@ impl Planner {
     }
 
     /// When to look again.
-    fn after(&self, planned: &Planned) -> Instant {
+    fn after(&self, planned: &Planned, pause: Duration) -> Instant {
         let now = Instant::now();
         if planned.fires > 0 {
             tracing::debug!(fires = planned.fires, jobs = planned.jobs, "planned");
@@ -97,8 +97,8 @@ impl Planner {
                 _ if planned.late > 0 => now + RAMP,
                 _ => now,
             },
-            Some(at) => (self.clock.local(at) - PLAN_AHEAD).min(now + POLL),
-            None => now + POLL,
+            Some(at) => (self.clock.local(at) - PLAN_AHEAD).min(now + pause),
+            None => now + pause,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backoff, POLL, Signals, rest};
+use super::{Backoff, Pace, Signals, rest};
 use crate::clock::DatabaseClock;
 use crate::firing;
 use crate::store::{DynStore, Releases, StoreError, Wake};
@@ -31,12 +31,12 @@ pub struct Releaser {
 impl Releaser {
     /// Releases until the end.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut pace) = (Backoff::default(), Pace::default());
         loop {
             let next = match self.round().await {
                 Ok(done) => {
                     backoff.reset();
-                    self.after(&done).await
+                    self.after(&done, &mut pace).await
                 }
                 Err(error) => {
                     tracing::warn!(%error, source = ?std::error::Error::source(&error), "releasing failed; trying again");
@@ -57,7 +57,7 @@ impl Releaser {
     }
 
     /// Wakes who has to do with what was released, and says when to look again.
-    async fn after(&self, done: &Releases) -> Instant {
+    async fn after(&self, done: &Releases, pace: &mut Pace) -> Instant {
         if done.released > 0 {
             self.signals.work.notify_one();
             self.metrics.fire_lag(done.worst_lag);
@@ -79,8 +79,8 @@ impl Releaser {
         if done.released + done.omitted >= A_ROUND {
             return now;
         }
-        let poll = now + POLL;
         let idle = done.released + done.omitted == 0;
+        let poll = now + pace.after(!idle);
         let least = if idle { now + PAUSE } else { now };
         done.next_due.map_or(poll, |at| self.clock.local(at).clamp(least, poll))
     }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,16 +26,17 @@ pub struct Upkeep {
     pub address: String,
     pub retention: Retention,
     pub metrics: Metrics,
+    /// Cancelled when the coordinator begins to shut down.
+    pub leaving: CancellationToken,
 }
 
 impl Upkeep {
     /// Goes on until the end.
     pub async fn run(self, shutdown: CancellationToken) {
-        let started_at = Utc::now();
         let (mut next_gauges, mut next_retention) = (Instant::now(), Instant::now());
         loop {
             let now = Instant::now();
-            if let Err(error) = self.beat(started_at).await {
+            if let Err(error) = self.beat().await {
                 tracing::warn!(%error, "this coordinator could not say that it lives");
             }
             if now >= next_gauges {
@@ -48,28 +49,48 @@ impl Upkeep {
                 next_retention = now + RETENTION;
                 self.retain().await;
             }
+            let was_leaving = self.leaving.is_cancelled();
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                // Others are to see at once that it drains.
+                () = self.leaving.cancelled(), if !was_leaving => {}
                 () = tokio::time::sleep(BEAT) => {}
             }
         }
         let _ = self.store.retire(self.info.id).await;
     }
 
-    async fn beat(&self, started_at: chrono::DateTime<Utc>) -> Result<(), StoreError> {
-        let asked = Instant::now();
-        let now = self.store.now().await?;
-        self.clock.observe(asked, now);
+    async fn beat(&self) -> Result<(), StoreError> {
+        let now = match self.clock.now() {
+            Some(now) => now,
+            None => self.observed(self.store.now()).await?,
+        };
+        let uptime = chrono::Duration::from_std(self.info.started_at.elapsed()).unwrap_or_default();
         let row = CoordinatorRow {
             id: self.info.id,
             version: self.info.version.clone(),
             address: self.address.clone(),
-            started_at,
+            started_at: now - uptime,
             last_seen_at: now,
             clock_offset_ms: self.clock.offset_ms(),
             sessions: i64::try_from(self.dispatch.sessions()).unwrap_or(i64::MAX),
+            build: self.info.build.clone(),
+            leases: i64::try_from(self.dispatch.running()).unwrap_or(i64::MAX),
+            draining: self.leaving.is_cancelled(),
         };
-        self.store.beat(&row).await
+        self.observed(self.store.beat(&row)).await?;
+        Ok(())
+    }
+
+    /// Takes the database's clock from an answer of it.
+    async fn observed(
+        &self,
+        answer: impl Future<Output = Result<DateTime<Utc>, StoreError>>,
+    ) -> Result<DateTime<Utc>, StoreError> {
+        let asked = Instant::now();
+        let now = answer.await?;
+        self.clock.observe(asked, now);
+        Ok(now)
     }
 
     async fn gauges(&self) -> Result<(), StoreError> {

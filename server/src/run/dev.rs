@@ -48,7 +48,7 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
     let (listeners, addresses) = listen::bind(&args.listen, [local(3009), local(50051), local(9464)], true).await?;
     std::fs::create_dir_all(&args.data_dir)
         .map_err(|e| RunError::Io(format!("--data-dir {} cannot be made", args.data_dir.display()), e))?;
-    let store = opened::open(&format!("sqlite:{}", args.data_dir.join("orrery.db").display()), 1).await?;
+    let store = opened::open(&format!("sqlite:{}", args.data_dir.join("orrery.db").display()), None, 1).await?;
     tracing::warn!("development mode: whoever can connect from this host is the administrator of the default tenant");
 
     // The agent goes first at the end: its coordinator must still be there to hear how things ended.

@@ -55,7 +55,7 @@ pub async fn create(args: KeyArgs) -> Result<(), RunError> {
         let known = PERMISSIONS.join(", ");
         return Err(RunError::Setting(format!("--permission {bad}: is unknown; there are {known}, and * for all")));
     }
-    let store = opened::open(&args.database_url, 2).await?;
+    let store = opened::open(&args.database_url, None, 2).await?;
     let tenant = if args.all_tenants { None } else { Some(args.tenant.unwrap_or(DEFAULT_TENANT)) };
     let permissions = if args.permissions.is_empty() { vec!["*".into()] } else { args.permissions };
     let now = store

@@ -18,7 +18,7 @@ pub struct MigrateArgs {
 /// # Errors
 /// Where the database cannot be reached or migrated.
 pub async fn run(args: MigrateArgs) -> Result<(), RunError> {
-    let store = opened::open(&args.database_url, 2).await?;
+    let store = opened::open(&args.database_url, None, 2).await?;
     println!("the {} database is up to date", store.engine());
     Ok(())
 }

@@ -14,6 +14,9 @@ pub struct ServerArgs {
     /// postgres://USER:PASSWORD@HOST:PORT/DATABASE, or sqlite:PATH for a single coordinator.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
+    /// A replica of it that lists, history, statistics and logs are read from while it is near; nothing that decides is.
+    #[arg(long, env = "DATABASE_READ_URL", hide_env_values = true)]
+    pub database_read_url: Option<String>,
     /// Connections to PostgreSQL.
     #[arg(long, env = "ORRERY_DATABASE_CONNECTIONS", default_value_t = 20)]
     pub database_connections: u32,
@@ -55,7 +58,7 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
     let defaults = [any(args.port), any(50051), any(args.prometheus_port)];
     let (listeners, addresses) = listen::bind(&args.listen, defaults, args.metrics_enabled).await?;
     let store = tokio::select! {
-        store = opened::open(url, args.database_connections) => store?,
+        store = opened::open(url, args.database_read_url.as_deref(), args.database_connections) => store?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let authenticator = Authenticator::new(store.clone(), &args.identity, false)?;

@@ -136,8 +136,13 @@ pub trait Sessions: Send + Sync {
         ttl: Duration,
     ) -> Result<Option<Resumed>>;
 
-    /// Renews living sessions by their current attachment; answers with those that were renewed.
-    async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Vec<Uuid>>;
+    /// Renews living sessions by their current attachment. It waits for no lock, and for no other work of this store.
+    async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Renewed>;
+
+    /// Lets every session live for `grace` from now at least, unless a coordinator other than this one was seen in the last `quiet`: where
+    /// nobody could reach the database, nobody could renew. Only what the store holds to be alive is changed by it: an agent
+    /// trusts its session for no longer than it was told. Answers with how many sessions live longer now.
+    async fn spare_sessions(&self, coordinator: Uuid, quiet: Duration, grace: Duration) -> Result<u64>;
 
     /// The stream is lost; the session lives on until it expires.
     async fn detach_session(&self, id: Uuid, attachment: i64) -> Result<()>;
@@ -212,8 +217,8 @@ pub trait Upkeep: Send + Sync {
     /// idempotency that are older than `retention` allows. Only one coordinator does it at a time.
     async fn upkeep(&self, ahead: u32, retention: &Retention) -> Result<UpkeepDone>;
 
-    /// Says that a coordinator lives, and since when.
-    async fn beat(&self, coordinator: &CoordinatorRow) -> Result<()>;
+    /// Says that a coordinator lives, and since when; answers with the database's clock.
+    async fn beat(&self, coordinator: &CoordinatorRow) -> Result<DateTime<Utc>>;
 
     /// The coordinator has gone in good order.
     async fn retire(&self, coordinator: Uuid) -> Result<()>;

@@ -101,6 +101,7 @@ impl World {
         let info = Arc::new(CoordinatorInfo {
             id: Uuid::now_v7(),
             version: "test".into(),
+            build: "abc123".into(),
             started_at: Instant::now(),
             http_port: http.port(),
             draining: AtomicBool::new(false),

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::ExecutionStatus;
 use orrery_server::execution::{Event, Rejected, State};
-use orrery_server::store::postgres::PgStore;
+use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -149,7 +149,7 @@ async fn a_session_goes_on_once() {
         assert!(resumed.session.attachment > attachment, "{way:?}");
         attachment = resumed.session.attachment;
         let renewed = world.whole.renew_sessions(&[(agent.id, attachment)], MINUTE).await.unwrap();
-        assert_eq!(renewed, [agent.id], "the attachment that was answered is the newest: {way:?}");
+        assert_eq!(renewed.renewed, [agent.id], "the attachment that was answered is the newest: {way:?}");
     }
     world.drop().await;
 }
@@ -157,7 +157,14 @@ async fn a_session_goes_on_once() {
 /// Where the database stays away, the call says that nobody knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_outcome_that_nobody_knows_is_called_so() {
-    let world = Cuttable::new().await;
+    let mut world = Cuttable::new().await;
+    // One connection, so that there is no other way to ask.
+    let options = PgOptions {
+        schema: Some(world.schema.clone()),
+        max_connections: 1,
+        ..PgOptions::new(world.cutter.url(&database_url()))
+    };
+    world.cut = std::sync::Arc::new(PgStore::connect(options).await.unwrap());
     let job = job(&world.cut, "a").await;
     world.cutter.stay_away();
     world.cutter.cut_next(Cut::Committed);

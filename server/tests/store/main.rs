@@ -147,6 +147,7 @@ macro_rules! suite {
                 resuming_takes_back_for_good_what_may_run_once
                 nothing_is_granted_to_an_older_attachment
                 only_the_newest_attachment_renews
+                an_outage_costs_no_session
                 the_dead_are_not_renewed
                 closing_takes_leases_back
                 draining_is_by_tenant

@@ -197,3 +197,47 @@ async fn an_unreadable_job_holds_nobody_up() {
     crate::catch_up::an_unreadable_job_holds_nobody_up(dynamic(&pg), spoil).await;
     drop_schema(&pg, &schema).await;
 }
+
+/// Whatever holds up the ordinary work, heartbeats are written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn renewals_wait_for_nothing() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let (one, two) = (session(&store, "one").await, session(&store, "two").await);
+    let wanted = [(one.id, 1), (two.id, 1)];
+    let soon = Duration::from_secs(2);
+    sqlx::raw_sql("begin; lock table live_executions in access exclusive mode").execute(&mut raw).await.unwrap();
+    // All connections of the store wait for the table, with more calls behind them.
+    let stuck: Vec<_> = (0..20)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.held(one.id).await })
+        })
+        .collect();
+    let full = async || {
+        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%live_executions%'";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut raw).await.unwrap() >= 10
+    };
+    tokio::time::timeout(Duration::from_secs(20), until(full)).await.expect("the pool is full");
+    let renewed = tokio::time::timeout(soon, store.renew_sessions(&wanted, MINUTE)).await.expect("in time").unwrap();
+    assert_eq!(renewed.renewed.len(), 2);
+    sqlx::raw_sql("rollback").execute(&mut raw).await.unwrap();
+    for stuck in stuck {
+        // Some were answered, others had waited for too long.
+        let _ = stuck.await.unwrap();
+    }
+    // A session whose row somebody holds is not over, and the others do not wait for it.
+    sqlx::raw_sql("begin").execute(&mut raw).await.unwrap();
+    sqlx::query("select 1 from agent_sessions where id = $1 for update").bind(one.id).execute(&mut raw).await.unwrap();
+    let renewed = tokio::time::timeout(soon, store.renew_sessions(&wanted, MINUTE)).await.expect("in time").unwrap();
+    assert_eq!(renewed, Renewed { renewed: vec![two.id], busy: vec![one.id] });
+    sqlx::raw_sql("rollback").execute(&mut raw).await.unwrap();
+    drop_schema(&pg, &schema).await;
+}
+
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    while !holds().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -95,9 +95,9 @@ pub async fn only_the_newest_attachment_renews(store: DynStore) {
     let (one, two) = (session(&store, "one").await, session(&store, "two").await);
     store.resume_session(one.id, &agent("one"), &[], MINUTE).await.unwrap().unwrap();
     let hour = Duration::from_secs(3600);
-    assert_eq!(store.renew_sessions(&[(one.id, 1), (two.id, 1), (Uuid::new_v4(), 1)], hour).await.unwrap(), [two.id]);
-    assert_eq!(store.renew_sessions(&[(one.id, 2)], hour).await.unwrap(), [one.id]);
-    assert!(store.renew_sessions(&[], hour).await.unwrap().is_empty());
+    assert_eq!(store.renew_sessions(&[(one.id, 1), (two.id, 1), (Uuid::new_v4(), 1)], hour).await.unwrap().renewed, [two.id]);
+    assert_eq!(store.renew_sessions(&[(one.id, 2)], hour).await.unwrap().renewed, [one.id]);
+    assert!(store.renew_sessions(&[], hour).await.unwrap().renewed.is_empty());
     for session in listed(&store, TENANT).await {
         assert_eq!(session.expires_at, session.renewed_at + hour);
         assert!(session.renewed_at > session.opened_at);
@@ -106,7 +106,7 @@ pub async fn only_the_newest_attachment_renews(store: DynStore) {
 
 pub async fn the_dead_are_not_renewed(store: DynStore) {
     let dead = dead_session(&store, "dead").await;
-    assert!(store.renew_sessions(&[(dead.id, 1)], MINUTE).await.unwrap().is_empty());
+    assert!(store.renew_sessions(&[(dead.id, 1)], MINUTE).await.unwrap().renewed.is_empty());
     assert!(!store.drain_session(Some(TENANT), dead.id).await.unwrap());
 }
 
@@ -158,4 +158,35 @@ pub async fn detaching_keeps_the_session(store: DynStore) {
     let kept = listed(&store, TENANT).await.remove(0);
     assert_eq!((kept.attached, kept.running, kept.expires_at), (false, 1, agent.expires_at));
     apply(&store, &leased, completed(&leased)).await.unwrap();
+}
+
+pub async fn an_outage_costs_no_session(store: DynStore) {
+    let (short, long) = (dead_session(&store, "short").await, session(&store, "long").await);
+    let (us, other) = (Uuid::from_u128(50), Uuid::from_u128(51));
+    let beat = |id| CoordinatorRow {
+        id,
+        version: String::new(),
+        address: String::new(),
+        started_at: short.opened_at,
+        last_seen_at: short.opened_at,
+        clock_offset_ms: 0.0,
+        sessions: 0,
+        build: String::new(),
+        leases: 0,
+        draining: false,
+    };
+    let grace = Duration::from_secs(30);
+    store.beat(&beat(other)).await.unwrap();
+    assert_eq!(store.spare_sessions(us, MINUTE, grace).await.unwrap(), 0, "another coordinator could renew them");
+    store.retire(other).await.unwrap();
+    store.beat(&beat(us)).await.unwrap();
+    assert_eq!(store.spare_sessions(us, MINUTE, grace).await.unwrap(), 1);
+    assert!(store.reap(MINUTE, 10).await.unwrap().sessions.is_empty());
+    let page = Page { after: None, limit: 10 };
+    let living = store.sessions(TENANT, &page).await.unwrap();
+    let left = |id| living.iter().find(|s| s.id == id).map(|s| (s.expires_at - s.renewed_at).num_seconds());
+    assert!(left(short.id) >= Some(29), "{:?}", left(short.id));
+    assert_eq!(left(long.id), Some(60), "what lives long enough is left alone");
+    let renewed = store.renew_sessions(&[(short.id, 1)], MINUTE).await.unwrap();
+    assert_eq!((renewed.renewed, renewed.busy), (vec![short.id], vec![]));
 }

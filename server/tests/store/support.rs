@@ -160,7 +160,7 @@ pub async fn dead_session(store: &DynStore, name: &str) -> Session {
 /// Ends a session without a word, as the passing of time does.
 pub async fn kill(store: &DynStore, session: &Session) {
     let renewed = store.renew_sessions(&[(session.id, session.attachment)], Duration::ZERO).await.unwrap();
-    assert_eq!(renewed, [session.id]);
+    assert_eq!(renewed.renewed, [session.id]);
 }
 
 pub async fn all_lanes(store: &DynStore) -> Vec<i64> {

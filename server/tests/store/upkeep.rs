@@ -66,10 +66,14 @@ pub async fn coordinators_come_and_go(store: DynStore) {
         last_seen_at: at,
         clock_offset_ms: -1.5,
         sessions,
+        build: "abc123".to_owned(),
+        leases: sessions * 10,
+        draining: sessions > 4,
     };
     let at = seconds_from_now(&store, -1000).await;
     for (id, sessions) in [(1, 3), (2, 4), (1, 5)] {
-        store.beat(&row(id, sessions, at)).await.unwrap();
+        let told = store.beat(&row(id, sessions, at)).await.unwrap();
+        assert!(told > at && told <= now(&store).await, "the database's clock");
     }
     let seen = store.coordinators().await.unwrap();
     assert_eq!(seen.iter().map(|c| c.sessions).collect::<Vec<_>>(), [5, 4]);

@@ -70,6 +70,7 @@ impl CommitCutter {
     }
 
     /// Cuts every `every`th COMMIT from now on, in all ways by turns; 0: no more.
+    #[allow(dead_code)]
     pub(crate) fn cut_every(&self, every: usize) {
         self.state.kind.store(KINDS.len(), Ordering::SeqCst);
         self.state.every.store(every, Ordering::SeqCst);
@@ -123,6 +124,8 @@ impl State {
 
 async fn carry(caller: TcpStream, target: SocketAddr, state: Arc<State>) {
     let Ok(server) = TcpStream::connect(target).await else { return };
+    // Messages are carried one by one, and none is to wait for the one before it.
+    caller.set_nodelay(true).and(server.set_nodelay(true)).unwrap();
     let (from_caller, mut to_caller) = caller.into_split();
     let (mut from_server, to_server) = server.into_split();
     let cut = {

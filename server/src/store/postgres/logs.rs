@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
 use orrery_proto::v1::LogStream;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
 use super::commit::commit;
@@ -29,34 +29,52 @@ impl Logs for PgStore {
     }
 
     async fn logs(&self, tenant: Uuid, execution: Uuid, after: i64, limit: i64) -> Result<Vec<LogLine>> {
-        let found = sqlx::query(
-            "select execution_id, sequence, epoch, attempt, stream, at, text from execution_logs
-             where execution_id = $2 and sequence > $3 and (
-                exists (select 1 from live_executions where id = $2 and tenant_id = $1)
-                or exists (select 1 from job_executions where id = $2 and tenant_id = $1))
-             order by sequence limit $4",
-        )
-        .bind(tenant)
-        .bind(execution)
-        .bind(after)
-        .bind(limit.max(0))
-        .fetch_all(self.pool())
-        .await?;
-        let line = |row: &sqlx::postgres::PgRow| {
-            let stream: i16 = row.try_get("stream")?;
-            Ok(LogLine {
-                execution_id: row.try_get("execution_id")?,
-                sequence: row.try_get("sequence")?,
-                epoch: row.try_get("epoch")?,
-                attempt: row.try_get("attempt")?,
-                stream: LogStream::try_from(i32::from(stream))
-                    .map_err(|_| rows::corrupt("execution_logs", "stream", stream))?,
-                at: row.try_get("at")?,
-                text: row.try_get("text")?,
-            })
-        };
-        found.iter().map(line).collect()
+        let found = self.on_replica(async |pool| match is_settled(pool, tenant, execution).await? {
+            true => printed(pool, tenant, execution, after, limit).await.map(Some),
+            false => Ok(None),
+        });
+        match found.await.flatten() {
+            Some(lines) => Ok(lines),
+            None => printed(self.pool(), tenant, execution, after, limit).await,
+        }
     }
+}
+
+/// Whether an execution has been over for so long that all that it printed has come, here too.
+async fn is_settled(pool: &PgPool, tenant: Uuid, execution: Uuid) -> Result<bool> {
+    let settled = "select exists (select 1 from job_executions
+        where id = $1 and tenant_id = $2 and completed_at < clock_timestamp() - interval '1 minute')";
+    Ok(sqlx::query_scalar(settled).bind(execution).bind(tenant).fetch_one(pool).await?)
+}
+
+async fn printed(pool: &PgPool, tenant: Uuid, execution: Uuid, after: i64, limit: i64) -> Result<Vec<LogLine>> {
+    let found = sqlx::query(
+        "select execution_id, sequence, epoch, attempt, stream, at, text from execution_logs
+         where execution_id = $2 and sequence > $3 and (
+            exists (select 1 from live_executions where id = $2 and tenant_id = $1)
+            or exists (select 1 from job_executions where id = $2 and tenant_id = $1))
+         order by sequence limit $4",
+    )
+    .bind(tenant)
+    .bind(execution)
+    .bind(after)
+    .bind(limit.max(0))
+    .fetch_all(pool)
+    .await?;
+    let line = |row: &sqlx::postgres::PgRow| {
+        let stream: i16 = row.try_get("stream")?;
+        Ok(LogLine {
+            execution_id: row.try_get("execution_id")?,
+            sequence: row.try_get("sequence")?,
+            epoch: row.try_get("epoch")?,
+            attempt: row.try_get("attempt")?,
+            stream: LogStream::try_from(i32::from(stream))
+                .map_err(|_| rows::corrupt("execution_logs", "stream", stream))?,
+            at: row.try_get("at")?,
+            text: row.try_get("text")?,
+        })
+    };
+    found.iter().map(line).collect()
 }
 
 impl PgStore {

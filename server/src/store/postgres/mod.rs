@@ -20,6 +20,7 @@ mod plan;
 mod reach;
 mod reads;
 mod release;
+mod replica;
 mod rows;
 mod sessions;
 mod specs;
@@ -41,6 +42,7 @@ use tokio::sync::broadcast;
 use self::hints::Hints;
 use self::lanes::Lanes;
 use self::reach::{Bounds, Evict};
+use self::replica::Replica;
 use self::specs::Specs;
 use super::{Result, Store, StoreError, Wake};
 
@@ -50,6 +52,8 @@ pub struct PgOptions {
     /// `postgres://user:password@host:port/database?...`
     pub url: String,
     pub max_connections: u32,
+    /// A replica for what people look at, if there is one.
+    pub read_url: Option<String>,
     /// The schema that holds the tables; the connection's default where absent.
     pub schema: Option<String>,
     /// How long a call may wait for a connection.
@@ -63,6 +67,7 @@ impl PgOptions {
         Self {
             url: url.into(),
             max_connections: 16,
+            read_url: None,
             schema: None,
             acquire_timeout: Duration::from_secs(3),
             application_name: "orrery".to_owned(),
@@ -81,6 +86,7 @@ struct Inner {
     /// For renewals of sessions alone, so that they wait behind no other work.
     beats: PgPool,
     evict: Evict,
+    replica: Option<Replica>,
     connect: PgConnectOptions,
     schema: Option<String>,
     /// Sets this deployment's advisory locks and channel apart from others in the same database.
@@ -153,8 +159,14 @@ impl PgStore {
         let scope = scope_of(options.schema.as_deref().unwrap_or(&schema));
         let hints = Hints::start(pool.clone(), connect.clone(), scope);
         let (specs, lanes) = (Specs::default(), Lanes::default());
+        let start = |url: &String| {
+            let name = format!("{} reads", options.application_name);
+            let path = options.schema.as_deref();
+            Replica::start(url, &name, path, options.max_connections, pool.clone())
+        };
+        let replica = options.read_url.as_ref().map(start).transpose()?;
         let schema = options.schema;
-        let inner = Inner { pool, beats, evict, connect, schema, scope, specs, lanes, hints };
+        let inner = Inner { pool, beats, evict, replica, connect, schema, scope, specs, lanes, hints };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -177,6 +189,9 @@ impl PgStore {
     /// Closes the connections; calls that follow fail.
     pub async fn close(&self) {
         self.inner.beats.close().await;
+        if let Some(replica) = &self.inner.replica {
+            replica.close().await;
+        }
         self.inner.pool.close().await;
     }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::ExecutionStatus;
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::partitions::floor_id;
 use super::rows::{done_columns, live_columns};
+use super::stats::read_stats;
 use super::{PgStore, rows};
 use crate::execution::Execution;
 use crate::store::{
@@ -19,61 +20,37 @@ use crate::store::{
 #[async_trait]
 impl Reads for PgStore {
     async fn execution(&self, tenant: Uuid, id: Uuid) -> Result<Option<Execution>> {
+        let of_tenant = |found: Vec<Execution>| found.into_iter().find(|e| e.tenant_id == tenant);
+        // What is over changes no more, so that an old view of it is as good as a new one.
+        let over = self.on_replica(async |pool| history(&mut *pool.acquire().await?, &[id]).await).await;
+        if let Some(over) = over.and_then(of_tenant) {
+            return Ok(Some(over));
+        }
         let mut connection = self.pool().acquire().await?;
-        let found = by_ids(&mut connection, &[id]).await?;
-        Ok(found.into_iter().find(|e| e.tenant_id == tenant))
+        Ok(of_tenant(by_ids(&mut connection, &[id]).await?))
     }
 
     async fn executions(&self, tenant: Uuid, filter: &ExecutionFilter, page: &Page) -> Result<Vec<Execution>> {
-        let mut connection = self.pool().acquire().await?;
-        let mut found: BTreeMap<Uuid, Execution> = BTreeMap::new();
-        // Live first: one that moves to history meanwhile is then read twice rather than not at all.
-        if let Some(mut query) = live_query(tenant, filter, page) {
-            for row in query.build().fetch_all(&mut *connection).await? {
-                let execution = rows::live(&row)?;
-                found.insert(execution.id, execution);
-            }
+        let found = self.on_replica(async |pool| listed(pool, tenant, filter, page).await).await;
+        match found.filter(|found| !found.is_empty()) {
+            Some(found) => Ok(found),
+            None => listed(self.pool(), tenant, filter, page).await,
         }
-        for mut query in done_queries(tenant, filter, page) {
-            for row in query.build().fetch_all(&mut *connection).await? {
-                let execution = rows::done(&row)?;
-                found.insert(execution.id, execution);
-            }
-        }
-        let limit = usize::try_from(page.limit).unwrap_or(0);
-        Ok(found.into_values().rev().take(limit).collect())
     }
 
     async fn stats(&self, tenant: Uuid, job: Option<Uuid>, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Stats> {
-        self.read_stats(tenant, job, from, to).await
+        match self.on_replica(async |pool| read_stats(pool, tenant, job, from, to).await).await {
+            Some(stats) => Ok(stats),
+            None => read_stats(self.pool(), tenant, job, from, to).await,
+        }
     }
 
     async fn omissions(&self, tenant: Uuid, job: Uuid, page: &Page) -> Result<Vec<OmissionRow>> {
-        let found = sqlx::query(
-            "select id, job_id, reason, from_at, to_at, count, detail, created_at from fire_omissions
-             where tenant_id = $1 and job_id = $2 and ($3::uuid is null or id < $3) order by id desc limit $4",
-        )
-        .bind(tenant)
-        .bind(job)
-        .bind(page.after)
-        .bind(page.limit.max(0))
-        .fetch_all(self.pool())
-        .await?;
-        let omission = |row: &sqlx::postgres::PgRow| {
-            Ok(OmissionRow {
-                id: row.try_get("id")?,
-                job_id: row.try_get("job_id")?,
-                created_at: row.try_get("created_at")?,
-                omission: NewOmission {
-                    reason: row.try_get("reason")?,
-                    from: row.try_get("from_at")?,
-                    to: row.try_get("to_at")?,
-                    count: row.try_get("count")?,
-                    detail: row.try_get("detail")?,
-                },
-            })
-        };
-        found.iter().map(omission).collect()
+        let found = self.on_replica(async |pool| omitted(pool, tenant, job, page).await).await;
+        match found.filter(|found| !found.is_empty()) {
+            Some(found) => Ok(found),
+            None => omitted(self.pool(), tenant, job, page).await,
+        }
     }
 
     async fn queues(&self, tenant: Uuid) -> Result<Vec<QueueDepth>> {
@@ -120,7 +97,8 @@ impl Reads for PgStore {
 
     async fn coordinators(&self) -> Result<Vec<CoordinatorRow>> {
         let found = sqlx::query(
-            "select id, version, address, started_at, last_seen_at, clock_offset_ms, sessions from coordinators
+            "select id, version, address, started_at, last_seen_at, clock_offset_ms, sessions, build, leases, draining
+             from coordinators
              where last_seen_at > clock_timestamp() - interval '1 minute' order by id",
         )
         .fetch_all(self.pool())
@@ -134,10 +112,62 @@ impl Reads for PgStore {
                 last_seen_at: row.try_get("last_seen_at")?,
                 clock_offset_ms: row.try_get("clock_offset_ms")?,
                 sessions: row.try_get("sessions")?,
+                build: row.try_get("build")?,
+                leases: row.try_get("leases")?,
+                draining: row.try_get("draining")?,
             })
         };
         found.iter().map(coordinator).collect()
     }
+}
+
+/// Executions from one database, newest first.
+async fn listed(pool: &PgPool, tenant: Uuid, filter: &ExecutionFilter, page: &Page) -> Result<Vec<Execution>> {
+    let mut connection = pool.acquire().await?;
+    let mut found: BTreeMap<Uuid, Execution> = BTreeMap::new();
+    // Live first: one that moves to history meanwhile is then read twice rather than not at all.
+    if let Some(mut query) = live_query(tenant, filter, page) {
+        for row in query.build().fetch_all(&mut *connection).await? {
+            let execution = rows::live(&row)?;
+            found.insert(execution.id, execution);
+        }
+    }
+    for mut query in done_queries(tenant, filter, page) {
+        for row in query.build().fetch_all(&mut *connection).await? {
+            let execution = rows::done(&row)?;
+            found.insert(execution.id, execution);
+        }
+    }
+    let limit = usize::try_from(page.limit).unwrap_or(0);
+    Ok(found.into_values().rev().take(limit).collect())
+}
+
+async fn omitted(pool: &PgPool, tenant: Uuid, job: Uuid, page: &Page) -> Result<Vec<OmissionRow>> {
+    let found = sqlx::query(
+        "select id, job_id, reason, from_at, to_at, count, detail, created_at from fire_omissions
+         where tenant_id = $1 and job_id = $2 and ($3::uuid is null or id < $3) order by id desc limit $4",
+    )
+    .bind(tenant)
+    .bind(job)
+    .bind(page.after)
+    .bind(page.limit.max(0))
+    .fetch_all(pool)
+    .await?;
+    let omission = |row: &sqlx::postgres::PgRow| {
+        Ok(OmissionRow {
+            id: row.try_get("id")?,
+            job_id: row.try_get("job_id")?,
+            created_at: row.try_get("created_at")?,
+            omission: NewOmission {
+                reason: row.try_get("reason")?,
+                from: row.try_get("from_at")?,
+                to: row.try_get("to_at")?,
+                count: row.try_get("count")?,
+                detail: row.try_get("detail")?,
+            },
+        })
+    };
+    found.iter().map(omission).collect()
 }
 
 /// Executions, live or from history. Live first, for what is over meanwhile is in history then, and never the other way.

@@ -14,7 +14,13 @@ use super::leases::held;
 use super::rows::live_columns;
 use super::{PgStore, micros, retried, rows};
 use crate::execution::{Event, Execution, State};
-use crate::store::{Held, NewSession, Page, Result, Resumed, Session, Sessions, text};
+use crate::store::{Held, NewSession, Page, Renewed, Result, Resumed, Session, Sessions, StoreError, text};
+
+/// Before each try of a renewal: whoever holds a session's row does so for a moment.
+const RENEWAL_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(100)];
+
+/// How long one may take.
+const A_RENEWAL: Duration = Duration::from_secs(4);
 
 /// The columns of a session, of table `s`.
 macro_rules! session_columns {
@@ -60,11 +66,35 @@ impl Sessions for PgStore {
         retried!(self, self.try_resume(id, session, held, ttl))
     }
 
-    async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Vec<Uuid>> {
-        if sessions.is_empty() {
-            return Ok(Vec::new());
+    async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Renewed> {
+        let mut done = Renewed::default();
+        let mut wanted = sessions.to_vec();
+        for pause in RENEWAL_PAUSES {
+            if wanted.is_empty() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            let away = || Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
+            let found = tokio::time::timeout(A_RENEWAL, self.try_renew(&wanted, ttl)).await.unwrap_or_else(|_| away())?;
+            done.renewed.extend(found.renewed);
+            wanted.retain(|(id, _)| found.busy.contains(id));
+            done.busy = found.busy;
         }
-        retried!(self, self.try_renew(sessions, ttl))
+        Ok(done)
+    }
+
+    async fn spare_sessions(&self, coordinator: Uuid, quiet: Duration, grace: Duration) -> Result<u64> {
+        let done = sqlx::query(
+            "with t as (select clock_timestamp() + $3 * interval '1 microsecond' as least)
+             update agent_sessions s set expires_at = t.least from t where s.expires_at < t.least and not exists (
+                select 1 from coordinators where id <> $1 and last_seen_at > clock_timestamp() - $2 * interval '1 microsecond')",
+        )
+        .bind(coordinator)
+        .bind(micros(quiet))
+        .bind(micros(grace))
+        .execute(self.pool())
+        .await?;
+        Ok(done.rows_affected())
     }
 
     async fn detach_session(&self, id: Uuid, attachment: i64) -> Result<()> {
@@ -119,23 +149,30 @@ impl Sessions for PgStore {
 }
 
 impl PgStore {
-    async fn try_renew(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Vec<Uuid>> {
+    async fn try_renew(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Renewed> {
         let (ids, attachments): (Vec<Uuid>, Vec<i64>) = sessions.iter().copied().unzip();
-        Ok(sqlx::query_scalar(
-            "with held as (
-                select s.id from agent_sessions s
-                join unnest($1::uuid[], $2::bigint[]) as u(id, attachment) on u.id = s.id and u.attachment = s.attachment
-                where s.expires_at > clock_timestamp() order by s.id for no key update of s
+        let found: Vec<(Uuid, bool)> = sqlx::query_as(
+            "with wanted as (select * from unnest($1::uuid[], $2::bigint[]) as u(id, attachment)),
+             held as (
+                select s.id from agent_sessions s join wanted u on u.id = s.id and u.attachment = s.attachment
+                where s.expires_at > clock_timestamp() order by s.id for no key update of s skip locked
+             ),
+             renewed as (
+                update agent_sessions s set renewed_at = clock_timestamp(),
+                    expires_at = clock_timestamp() + $3 * interval '1 microsecond'
+                from held where s.id = held.id returning s.id
              )
-             update agent_sessions s set renewed_at = clock_timestamp(),
-                expires_at = clock_timestamp() + $3 * interval '1 microsecond'
-             from held where s.id = held.id returning s.id",
+             select s.id, s.id in (select id from renewed) from agent_sessions s
+             join wanted u on u.id = s.id and u.attachment = s.attachment where s.expires_at > statement_timestamp()",
         )
         .bind(ids)
         .bind(attachments)
         .bind(micros(ttl))
-        .fetch_all(self.pool())
-        .await?)
+        .fetch_all(&self.inner.beats)
+        .await?;
+        let (renewed, busy): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, renewed)| *renewed);
+        let ids = |found: Vec<(Uuid, bool)>| found.into_iter().map(|(id, _)| id).collect();
+        Ok(Renewed { renewed: ids(renewed), busy: ids(busy) })
     }
 
     async fn try_resume(

@@ -1,7 +1,7 @@
 //! Sums.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::PgStore;
@@ -28,33 +28,34 @@ impl Range {
     }
 }
 
-impl PgStore {
-    pub(super) async fn read_stats(
-        &self,
-        tenant: Uuid,
-        job: Option<Uuid>,
-        from: DateTime<Utc>,
-        to: DateTime<Utc>,
-    ) -> Result<Stats> {
-        let range = Range { tenant, job, from, to };
-        // One snapshot for all: an execution that ends meanwhile is either live or over in it, and never neither.
-        let mut tx = self.pool().begin_with("begin isolation level repeatable read, read only").await?;
-        let mut stats = done_stats(&mut tx, &range).await?;
-        let mut query = QueryBuilder::new(
-            "select count(*) filter (where state < 2 and not (state = 0 and attempt = 0 and trigger_type = 1)) as pending, count(*) filter (where state = 2) as running
-             from live_executions",
-        );
-        range.push(&mut query, "scheduled_at");
-        let row = query.build().fetch_one(&mut *tx).await?;
-        stats.pending = row.try_get("pending")?;
-        stats.running = row.try_get("running")?;
-        let mut query = QueryBuilder::new("select coalesce(sum(count), 0)::bigint as omitted from fire_omissions");
-        range.push(&mut query, "from_at");
-        stats.omitted = query.build().fetch_one(&mut *tx).await?.try_get("omitted")?;
-        tx.commit().await?;
-        Ok(stats)
-    }
+/// Sums of one database.
+pub(super) async fn read_stats(
+    pool: &PgPool,
+    tenant: Uuid,
+    job: Option<Uuid>,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> Result<Stats> {
+    let range = Range { tenant, job, from, to };
+    // One snapshot for all: an execution that ends meanwhile is either live or over in it, and never neither.
+    let mut tx = pool.begin_with("begin isolation level repeatable read, read only").await?;
+    let mut stats = done_stats(&mut tx, &range).await?;
+    let mut query = QueryBuilder::new(
+        "select count(*) filter (where state < 2 and not (state = 0 and attempt = 0 and trigger_type = 1)) as pending, count(*) filter (where state = 2) as running
+         from live_executions",
+    );
+    range.push(&mut query, "scheduled_at");
+    let row = query.build().fetch_one(&mut *tx).await?;
+    stats.pending = row.try_get("pending")?;
+    stats.running = row.try_get("running")?;
+    let mut query = QueryBuilder::new("select coalesce(sum(count), 0)::bigint as omitted from fire_omissions");
+    range.push(&mut query, "from_at");
+    stats.omitted = query.build().fetch_one(&mut *tx).await?.try_get("omitted")?;
+    tx.commit().await?;
+    Ok(stats)
+}
 
+impl PgStore {
     pub(super) async fn read_counts(&self, tenant: Option<Uuid>) -> Result<Counts> {
         let mut query = QueryBuilder::new(
             "select count(*) as total, count(*) filter (where status = 'active') as active,

@@ -49,12 +49,15 @@ impl Upkeep for PgStore {
         Ok(done)
     }
 
-    async fn beat(&self, coordinator: &CoordinatorRow) -> Result<()> {
-        sqlx::query(
-            "insert into coordinators (id, version, address, started_at, last_seen_at, clock_offset_ms, sessions)
-             values ($1, $2, $3, $4, clock_timestamp(), $5, $6)
+    async fn beat(&self, coordinator: &CoordinatorRow) -> Result<DateTime<Utc>> {
+        let now = sqlx::query_scalar(
+            "insert into coordinators (id, version, address, started_at, last_seen_at, clock_offset_ms, sessions, build, leases,
+                draining)
+             values ($1, $2, $3, $4, clock_timestamp(), $5, $6, $7, $8, $9)
              on conflict (id) do update set version = excluded.version, address = excluded.address,
-                last_seen_at = excluded.last_seen_at, clock_offset_ms = excluded.clock_offset_ms, sessions = excluded.sessions",
+                last_seen_at = excluded.last_seen_at, clock_offset_ms = excluded.clock_offset_ms, sessions = excluded.sessions,
+                build = excluded.build, leases = excluded.leases, draining = excluded.draining
+             returning last_seen_at",
         )
         .bind(coordinator.id)
         .bind(text::plain(&coordinator.version))
@@ -62,9 +65,12 @@ impl Upkeep for PgStore {
         .bind(coordinator.started_at)
         .bind(coordinator.clock_offset_ms)
         .bind(coordinator.sessions)
-        .execute(self.pool())
+        .bind(text::plain(&coordinator.build))
+        .bind(coordinator.leases)
+        .bind(coordinator.draining)
+        .fetch_one(self.pool())
         .await?;
-        Ok(())
+        Ok(now)
     }
 
     async fn retire(&self, coordinator: Uuid) -> Result<()> {

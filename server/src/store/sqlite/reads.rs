@@ -184,7 +184,7 @@ concat!("with j as (select status, next_execution_at from scheduled_jobs where d
     async fn coordinators(&self) -> Result<Vec<CoordinatorRow>> {
         const TABLE: &str = "coordinators";
         let found = sqlx::query(
-            "select id, version, address, started_at, last_seen_at, clock_offset_ms, sessions from coordinators \
+            "select id, version, address, started_at, last_seen_at, clock_offset_ms, sessions, build, leases, draining from coordinators \
              where last_seen_at > ? order by id",
         )
         .bind(micros(before(self.clock(), SEEN)))
@@ -199,6 +199,9 @@ concat!("with j as (select status, next_execution_at from scheduled_jobs where d
                 last_seen_at: instant(row, TABLE, "last_seen_at")?,
                 clock_offset_ms: row.try_get("clock_offset_ms")?,
                 sessions: row.try_get("sessions")?,
+                build: row.try_get("build")?,
+                leases: row.try_get("leases")?,
+                draining: row.try_get("draining")?,
             })
         };
         found.iter().map(coordinator).collect()

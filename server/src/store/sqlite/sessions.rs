@@ -10,11 +10,11 @@ use sqlx::sqlite::SqliteArguments;
 use uuid::Uuid;
 
 use super::leases::{held, lease_expired};
-use super::rows::{self, after, micros, to_json};
+use super::rows::{self, after, before, micros, to_json};
 use super::{SqliteStore, Work, executions};
 use crate::execution::{Event, Execution, State};
 use crate::store::text::{jsonb, plain};
-use crate::store::{Held, NewSession, Page, Reaped, Result, Resumed, Session, Sessions};
+use crate::store::{Held, NewSession, Page, Reaped, Renewed, Result, Resumed, Session, Sessions};
 
 const TABLE: &str = "agent_sessions";
 
@@ -70,7 +70,7 @@ impl Sessions for SqliteStore {
         Ok(Some(Resumed { session, held, taken_back }))
     }
 
-    async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Vec<Uuid>> {
+    async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Renewed> {
         let mut work = self.write().await?;
         let mut renewed = Vec::with_capacity(sessions.len());
         for (id, attachment) in sessions {
@@ -88,7 +88,22 @@ impl Sessions for SqliteStore {
             }
         }
         work.commit().await?;
-        Ok(renewed)
+        Ok(Renewed { renewed, busy: Vec::new() })
+    }
+
+    async fn spare_sessions(&self, coordinator: Uuid, quiet: Duration, grace: Duration) -> Result<u64> {
+        let mut work = self.write().await?;
+        let done = sqlx::query(
+            "update agent_sessions set expires_at = ?1 where expires_at < ?1 \
+             and not exists (select 1 from coordinators where id <> ?2 and last_seen_at > ?3)",
+        )
+        .bind(micros(after(work.now, grace)))
+        .bind(coordinator)
+        .bind(micros(before(work.now, quiet)))
+        .execute(&mut *work.tx)
+        .await?;
+        work.commit().await?;
+        Ok(done.rows_affected())
     }
 
     async fn detach_session(&self, id: Uuid, attachment: i64) -> Result<()> {

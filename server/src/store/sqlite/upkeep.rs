@@ -61,12 +61,13 @@ impl Upkeep for SqliteStore {
         Ok(UpkeepDone { ran: true, rows_deleted, ..UpkeepDone::default() })
     }
 
-    async fn beat(&self, coordinator: &CoordinatorRow) -> Result<()> {
+    async fn beat(&self, coordinator: &CoordinatorRow) -> Result<DateTime<Utc>> {
         let mut work = self.write().await?;
         sqlx::query(
-            "insert into coordinators (id, version, address, started_at, last_seen_at, clock_offset_ms, sessions) \
-             values (?, ?, ?, ?, ?, ?, ?) on conflict (id) do update set version = excluded.version, address = excluded.address, \
-             last_seen_at = excluded.last_seen_at, clock_offset_ms = excluded.clock_offset_ms, sessions = excluded.sessions",
+            "insert into coordinators (id, version, address, started_at, last_seen_at, clock_offset_ms, sessions, build, leases, draining) \
+             values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict (id) do update set version = excluded.version, \
+             address = excluded.address, last_seen_at = excluded.last_seen_at, clock_offset_ms = excluded.clock_offset_ms, \
+             sessions = excluded.sessions, build = excluded.build, leases = excluded.leases, draining = excluded.draining",
         )
         .bind(coordinator.id)
         .bind(plain(&coordinator.version))
@@ -75,13 +76,18 @@ impl Upkeep for SqliteStore {
         .bind(micros(work.now))
         .bind(coordinator.clock_offset_ms)
         .bind(coordinator.sessions)
+        .bind(plain(&coordinator.build))
+        .bind(coordinator.leases)
+        .bind(coordinator.draining)
         .execute(&mut *work.tx)
         .await?;
         sqlx::query("delete from coordinators where last_seen_at < ?")
             .bind(micros(before(work.now, COORDINATORS)))
             .execute(&mut *work.tx)
             .await?;
-        work.commit().await
+        let now = work.now;
+        work.commit().await?;
+        Ok(now)
     }
 
     async fn retire(&self, coordinator: Uuid) -> Result<()> {

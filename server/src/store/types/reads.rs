@@ -100,4 +100,10 @@ pub struct CoordinatorRow {
     /// Its clock minus the database's, in milliseconds.
     pub clock_offset_ms: f64,
     pub sessions: i64,
+    /// The revision it was built from; empty where its build named none.
+    pub build: String,
+    /// Leases that its agents hold.
+    pub leases: i64,
+    /// Whether it shuts down.
+    pub draining: bool,
 }

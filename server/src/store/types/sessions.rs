@@ -40,6 +40,14 @@ pub struct Session {
     pub running: i64,
 }
 
+/// What became of renewals. What is named in neither is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    pub renewed: Vec<Uuid>,
+    /// They live, and somebody else is changing them just now: to be tried again.
+    pub busy: Vec<Uuid>,
+}
+
 /// A session that goes on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resumed {
