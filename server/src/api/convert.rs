@@ -104,7 +104,7 @@ pub(crate) fn execution(execution: &Execution) -> v1::Execution {
         error_type: outcome.and_then(|o| o.error_type).map(i32::from),
         error_message: outcome.map(|o| o.error_message.clone()).unwrap_or_default(),
         error_stack: outcome.map(|o| o.error_stack.clone()).unwrap_or_default(),
-        retry_count: (execution.attempt - 1).max(0),
+        retry_count: execution.retries(),
         worker_id: text(session),
         memory_peak_mb: outcome.and_then(|o| o.memory_peak_mb),
         cpu_time_ms: outcome.and_then(|o| o.cpu_time_ms),

@@ -201,7 +201,7 @@ impl IntakeLoop {
     fn accepted(&self, word: &Word, execution: &Execution) {
         self.dispatch.observe(execution);
         match &word.event {
-            Event::Finished { epoch, .. } => self.acknowledge(word, *epoch, None),
+            Event::Finished { epoch, .. } | Event::Interrupted { epoch, .. } => self.acknowledge(word, *epoch, None),
             Event::Released { epoch, .. } | Event::LeaseExpired { epoch, .. } => {
                 self.dispatch.with(word.session, |attached| attached.forget(word.execution, *epoch));
             }
@@ -212,6 +212,8 @@ impl IntakeLoop {
     fn refused(&self, word: &Word, rejected: &Rejected) {
         let reason = match rejected {
             Rejected::StaleLease { .. } => "stale_lease",
+            Rejected::LeaseOver { .. } => "lease_over",
+            Rejected::SessionOver { .. } => "session_over",
             Rejected::AlreadyDone { .. } => "already_done",
             Rejected::Illegal { .. } => "illegal",
             Rejected::Repeated => "repeated",
@@ -228,7 +230,7 @@ impl IntakeLoop {
             {
                 return;
             }
-            Event::Finished { .. } => self.acknowledge(word, epoch, Some(reason)),
+            Event::Finished { .. } | Event::Interrupted { .. } => self.acknowledge(word, epoch, Some(reason)),
             _ => self.dispatch.revoke(Held { session_id, execution_id: word.execution, epoch }),
         }
         self.metrics.refused(reason);

@@ -183,6 +183,10 @@ impl AgentApi {
                 let event = Event::Progressed { session_id: id, epoch: progress.epoch, percent: progress.percent };
                 self.say(id, &progress.execution_id, event).await;
             }
+            Said::Finished(finished) if finished.interrupted => {
+                let event = Event::Interrupted { session_id: id, epoch: finished.epoch };
+                self.say(id, &finished.execution_id, event).await;
+            }
             Said::Finished(finished) => {
                 let report = Box::new(reported(&finished));
                 let event = Event::Finished { session_id: id, epoch: finished.epoch, report };

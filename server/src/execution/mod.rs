@@ -153,6 +153,8 @@ pub enum AttemptOutcome {
     Cancelled,
     /// Its agent vanished.
     Lost,
+    /// Its agent ended, and stopped it before it was done.
+    Interrupted,
     /// Its agent gave it back.
     Released,
 }
@@ -165,6 +167,7 @@ impl AttemptOutcome {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Lost => "lost",
+            Self::Interrupted => "interrupted",
             Self::Released => "released",
         }
     }
@@ -231,6 +234,14 @@ impl Execution {
             (attempt.session_id, attempt.epoch, attempt.outcome) == (*session_id, *epoch, outcome)
                 && attempt.error_type == report.error_type
         })
+    }
+
+    /// Retries begun: attempts that failed and were followed by another. What was lost, interrupted or released used up none.
+    pub fn retries(&self) -> i32 {
+        let is_between = self.lease().is_none();
+        let followed = self.attempts.len().saturating_sub(usize::from(is_between));
+        let failed = self.attempts.iter().take(followed).filter(|a| a.outcome == AttemptOutcome::Failed).count();
+        i32::try_from(failed).unwrap_or(i32::MAX)
     }
 
     /// Whether it is over.

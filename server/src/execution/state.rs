@@ -5,6 +5,7 @@
 //! Scheduled ──────▶ Pending ───────────▶ Leased ───────────▶ Running
 //!     ▲                ▲                   │  │                │  │
 //!     │                ├── Released ───────┘  │                │  │
+//!     │                ├── Interrupted ───────┼────────────────┤  │
 //!     │                ├── LeaseExpired ──────┴────────────────┤  │
 //!     └── Finished or TimedOut, where retried ─────────────────┘  │
 //!  CancelRequested (nothing runs), Finished, TimedOut  ──────▶ Done
@@ -35,6 +36,8 @@ pub enum Event {
     Finished { session_id: Uuid, epoch: i64, report: Box<Report> },
     /// The agent gives it back, not begun.
     Released { session_id: Uuid, epoch: i64 },
+    /// The agent ends, and has stopped it before it was done. Nothing of it goes on.
+    Interrupted { session_id: Uuid, epoch: i64 },
     /// The agent's session is over.
     LeaseExpired { session_id: Uuid, epoch: i64 },
     /// Somebody wants it to end.
@@ -48,9 +51,15 @@ pub enum Event {
 /// Why an event changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
-    /// It speaks of a lease that is not the newest, or whose session is over.
+    /// It speaks of a lease that is not the newest.
     #[error("the lease is stale: epoch {epoch} was named, {newest} is the newest")]
     StaleLease { epoch: i64, newest: i64 },
+    /// It speaks of the newest lease, which is nobody's any more, or is another session's.
+    #[error("the lease of epoch {epoch} is over, or is not this session's")]
+    LeaseOver { epoch: i64 },
+    /// The session that it speaks for is over, and with it the lease.
+    #[error("the session is over that held the lease of epoch {epoch}")]
+    SessionOver { epoch: i64 },
     /// The execution is over.
     #[error("the execution is over: {status}")]
     AlreadyDone { status: &'static str },
@@ -80,7 +89,10 @@ pub struct Policy {
 pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTime<Utc>) -> Result<Execution, Rejected> {
     if let State::Done(outcome) = &execution.state {
         return Err(match event {
-            Event::Started { epoch, .. } | Event::Progressed { epoch, .. } | Event::Finished { epoch, .. }
+            Event::Started { epoch, .. }
+            | Event::Progressed { epoch, .. }
+            | Event::Finished { epoch, .. }
+            | Event::Interrupted { epoch, .. }
                 if *epoch != execution.epoch =>
             {
                 Rejected::StaleLease { epoch: *epoch, newest: execution.epoch }
@@ -124,6 +136,10 @@ pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTim
             let State::Leased(lease) = &execution.state else { return Err(illegal(execution, event)) };
             released(&mut next, lease, now);
         }
+        Event::Interrupted { session_id, epoch } => {
+            let lease = held(execution, *session_id, *epoch)?;
+            interrupted(&mut next, &lease, policy, now);
+        }
         Event::LeaseExpired { session_id, epoch } => {
             let lease = held(execution, *session_id, *epoch)?;
             lost(&mut next, &lease, policy, now);
@@ -153,6 +169,7 @@ pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTim
 fn held(execution: &Execution, session_id: Uuid, epoch: i64) -> Result<Lease, Rejected> {
     match execution.lease() {
         Some(lease) if epoch == execution.epoch && lease.session_id == session_id => Ok(lease.clone()),
+        _ if epoch == execution.epoch => Err(Rejected::LeaseOver { epoch }),
         _ => Err(Rejected::StaleLease { epoch, newest: execution.epoch }),
     }
 }
@@ -239,6 +256,21 @@ fn released(next: &mut Execution, lease: &Lease, now: DateTime<Utc>) {
         Some(_) => next.state = State::Done(without_result(next, ExecutionStatus::Cancelled, None, lease, now)),
         None => next.state = State::Pending,
     }
+}
+
+/// Nobody's fault, and its agent promises that nothing of it goes on: neither a retry is used up, nor does it count as a loss.
+fn interrupted(next: &mut Execution, lease: &Lease, policy: &Policy, now: DateTime<Utc>) {
+    let message = format!("agent {} ended, and stopped it before it was done", lease.worker_name);
+    end_attempt(next, lease, AttemptOutcome::Interrupted, Some(ErrorType::SystemError), &message, now);
+    let once = policy.delivery == Delivery::AtMostOnce;
+    next.state = match next.cancel_requested_at {
+        Some(_) => State::Done(without_result(next, ExecutionStatus::Cancelled, None, lease, now)),
+        None if once => {
+            let why = format!("{message}; it had begun, and at_most_once forbids to repeat it");
+            State::Done(without_result(next, ExecutionStatus::Failed, Some(why), lease, now))
+        }
+        None => State::Pending,
+    };
 }
 
 fn lost(next: &mut Execution, lease: &Lease, policy: &Policy, now: DateTime<Utc>) {
@@ -368,6 +400,16 @@ fn illegal(execution: &Execution, event: &Event) -> Rejected {
     Rejected::Illegal { from: execution.state.name(), event: event.name() }
 }
 
+impl Rejected {
+    /// Why nothing counts that is said for a session which is over.
+    pub fn of_dead_session(execution: &Execution, epoch: i64) -> Self {
+        if epoch == execution.epoch {
+            return Self::SessionOver { epoch };
+        }
+        Self::StaleLease { epoch, newest: execution.epoch }
+    }
+}
+
 impl State {
     /// The state's name in messages.
     pub fn name(&self) -> &'static str {
@@ -391,6 +433,7 @@ impl Event {
             Self::Progressed { .. } => "progressed",
             Self::Finished { .. } => "finished",
             Self::Released { .. } => "released",
+            Self::Interrupted { .. } => "interrupted",
             Self::LeaseExpired { .. } => "lease_expired",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::TimedOut { .. } => "timed_out",
@@ -404,6 +447,7 @@ impl Event {
             Self::Started { session_id, epoch }
             | Self::Progressed { session_id, epoch, .. }
             | Self::Finished { session_id, epoch, .. }
+            | Self::Interrupted { session_id, epoch }
             | Self::Released { session_id, epoch } => Some((*session_id, *epoch)),
             _ => None,
         }

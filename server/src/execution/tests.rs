@@ -78,6 +78,7 @@ fn events(epoch: i64) -> Vec<(&'static str, Event)> {
         ("failed", Event::Finished { session_id, epoch, report: report(ExecutionStatus::Failed) }),
         ("cancelled", Event::Finished { session_id, epoch, report: report(ExecutionStatus::Cancelled) }),
         ("released", Event::Released { session_id, epoch }),
+        ("interrupted", Event::Interrupted { session_id, epoch }),
         ("lease_expired", Event::LeaseExpired { session_id, epoch }),
         ("cancel_requested", Event::CancelRequested { reason: "enough".into() }),
         ("timed_out", Event::TimedOut { epoch }),
@@ -134,7 +135,12 @@ fn every_pair_of_state_and_event() {
         for (name, event) in events(0).into_iter().filter(|(_, e)| e.spoken_for().is_some()) {
             let answer = apply(&execution, &event, &policy(1), now());
             assert!(
-                matches!(answer, Err(Rejected::StaleLease { epoch: 0, .. } | Rejected::AlreadyDone { .. })),
+                matches!(
+                    answer,
+                    Err(Rejected::StaleLease { epoch: 0, .. }
+                        | Rejected::LeaseOver { epoch: 0 }
+                        | Rejected::AlreadyDone { .. })
+                ),
                 "{state} {name}"
             );
         }
@@ -182,6 +188,49 @@ fn lost_leases_cost_no_retry_and_end_after_three_in_a_row() {
 }
 
 #[test]
+fn interruptions_cost_neither_a_retry_nor_an_end() {
+    let mut e = step(&scheduled(), &Event::Due);
+    for _ in 0..=MAX_LOSSES {
+        e = step(&e, &granted());
+        e = apply(&e, &Event::Interrupted { session_id: SESSION, epoch: e.epoch }, &policy(0), now()).unwrap();
+        assert_eq!((&e.state, e.losses, e.retries()), (&State::Pending, 0, 0));
+        assert_eq!(e.attempts.last().unwrap().outcome, AttemptOutcome::Interrupted);
+    }
+    // The retry that the policy allows is still there.
+    e = step(&e, &granted());
+    let failed = Event::Finished { session_id: SESSION, epoch: e.epoch, report: report(ExecutionStatus::Failed) };
+    e = step(&step(&step(&e, &failed), &Event::Due), &granted());
+    assert_eq!((e.retries(), e.attempt), (1, MAX_LOSSES + 3));
+}
+
+#[test]
+fn at_most_once_is_not_repeated_after_an_interruption() {
+    let leased = step(&step(&scheduled(), &Event::Due), &granted());
+    let policy = Policy { delivery: Delivery::AtMostOnce, ..policy(5) };
+    let e = apply(&leased, &Event::Interrupted { session_id: SESSION, epoch: 1 }, &policy, now()).unwrap();
+    let State::Done(outcome) = &e.state else { panic!("it goes on: {e:?}") };
+    assert_eq!(outcome.status, ExecutionStatus::Failed);
+    assert!(outcome.error_message.contains("at_most_once"), "{}", outcome.error_message);
+}
+
+#[test]
+fn retries_count_failures_that_were_followed_by_an_attempt() {
+    let failed = |e: &Execution| {
+        step(e, &Event::Finished { session_id: SESSION, epoch: e.epoch, report: report(ExecutionStatus::Failed) })
+    };
+    let lost = |e: &Execution| step(e, &Event::LeaseExpired { session_id: SESSION, epoch: e.epoch });
+    let first = step(&step(&scheduled(), &Event::Due), &granted());
+    let first = step(&lost(&first), &granted());
+    assert_eq!(first.retries(), 0, "a loss is none");
+    let waiting = failed(&first);
+    assert_eq!((waiting.retries(), waiting.attempts.len()), (0, 2), "it has not begun");
+    let second = step(&step(&waiting, &Event::Due), &granted());
+    assert_eq!(second.retries(), 1);
+    assert_eq!(lost(&second).retries(), 1);
+    assert_eq!(failed(&second).retries(), 1);
+}
+
+#[test]
 fn at_most_once_is_not_repeated_after_a_loss() {
     let leased = step(&step(&scheduled(), &Event::Due), &granted());
     let policy = Policy { delivery: Delivery::AtMostOnce, ..policy(5) };
@@ -217,7 +266,7 @@ fn the_deadline_counts_from_the_start() {
 proptest! {
     /// Whatever comes, in whatever order: one end, for ever; epochs rise; nothing old is accepted.
     #[test]
-    fn random_events(choices in proptest::collection::vec((0_usize..11, -1_i64..=0), 1..60), retries in 0_i32..4) {
+    fn random_events(choices in proptest::collection::vec((0_usize..12, -1_i64..=0), 1..60), retries in 0_i32..4) {
         let mut e = scheduled();
         for (choice, lag) in choices {
             let (_, event) = events(e.epoch + lag).remove(choice);

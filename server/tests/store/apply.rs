@@ -1,6 +1,6 @@
 //! Events of executions.
 
-use orrery_proto::v1::{ErrorType, ExecutionStatus};
+use orrery_proto::v1::{Delivery, ErrorType, ExecutionStatus};
 use orrery_server::execution::{AttemptOutcome, Event, Rejected, Report, State};
 use orrery_server::store::*;
 use uuid::Uuid;
@@ -70,13 +70,37 @@ pub async fn old_epochs_are_refused(store: DynStore) {
     }
     let other = session(&store, "other").await;
     let foreign = Event::Started { session_id: other.id, epoch: 2 };
-    assert!(matches!(apply(&store, &second, foreign).await, Err(Rejected::StaleLease { .. })));
+    assert_eq!(apply(&store, &second, foreign).await, Err(Rejected::LeaseOver { epoch: 2 }));
     assert_eq!(execution(&store, first.id).await, second);
     apply(&store, &second, completed(&second)).await.unwrap();
     assert!(matches!(
         apply(&store, &first, completed(&first)).await,
         Err(Rejected::StaleLease { epoch: 1, newest: 2 })
     ));
+}
+
+pub async fn an_interruption_costs_nothing(store: DynStore) {
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    let mut run = leased(&store, &job, &agent).await;
+    for epoch in 1..=4 {
+        apply(&store, &run, started(&run)).await.unwrap();
+        let event = Event::Interrupted { session_id: agent.id, epoch };
+        let waiting = apply(&store, &run, event.clone()).await.unwrap();
+        assert_eq!((&waiting.state, waiting.losses, waiting.retries()), (&State::Pending, 0, 0));
+        assert_eq!(apply(&store, &run, event).await, Err(Rejected::LeaseOver { epoch }), "it is told twice");
+        run = claim(&store, &agent, 1).await.grants.remove(0).execution;
+        assert_eq!((run.epoch, run.attempts.len()), (epoch + 1, epoch as usize));
+        assert_eq!(execution(&store, run.id).await, run);
+    }
+    let done = apply(&store, &run, completed(&run)).await.unwrap();
+    assert_eq!((done.retries(), done.attempt), (0, 5));
+    let outcomes: Vec<_> = execution(&store, run.id).await.attempts.iter().map(|a| a.outcome).collect();
+    assert_eq!(outcomes[..4], [AttemptOutcome::Interrupted; 4]);
+
+    let once = job_with(&store, "once", |j| j.spec.delivery = Delivery::AtMostOnce).await;
+    let run = leased(&store, &once, &agent).await;
+    apply(&store, &run, Event::Interrupted { session_id: agent.id, epoch: 1 }).await.unwrap();
+    assert_eq!(execution(&store, run.id).await.status(), ExecutionStatus::Failed, "it may not be repeated");
 }
 
 pub async fn words_of_the_dead_are_refused(store: DynStore) {
@@ -89,8 +113,9 @@ pub async fn words_of_the_dead_are_refused(store: DynStore) {
         completed(&leased),
         Event::Progressed { session_id: agent.id, epoch: 1, percent: 5 },
         Event::Released { session_id: agent.id, epoch: 1 },
+        Event::Interrupted { session_id: agent.id, epoch: 1 },
     ] {
-        assert_eq!(apply(&store, &leased, event).await, Err(Rejected::StaleLease { epoch: 1, newest: 1 }));
+        assert_eq!(apply(&store, &leased, event).await, Err(Rejected::SessionOver { epoch: 1 }));
     }
     assert_eq!(execution(&store, leased.id).await, leased);
     apply(&store, &leased, cancel_requested()).await.unwrap();

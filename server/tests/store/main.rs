@@ -121,6 +121,7 @@ macro_rules! suite {
                 a_run_from_start_to_end
                 a_failed_run_is_repeated
                 old_epochs_are_refused
+                an_interruption_costs_nothing
                 words_of_the_dead_are_refused
                 what_does_not_exist_is_unknown
                 events_of_one_batch_go_in_order

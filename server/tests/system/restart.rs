@@ -11,7 +11,11 @@ use crate::target::{Arrival, Target};
 use crate::wait::{SOON, until_true};
 use crate::world::World;
 
-on_each_engine!(a_killed_coordinator_takes_up_where_it_was, an_agent_that_is_asked_to_go_finishes_its_work);
+on_each_engine!(
+    a_killed_coordinator_takes_up_where_it_was,
+    an_agent_that_is_asked_to_go_finishes_its_work,
+    what_agents_stop_at_their_end_begins_anew,
+);
 
 async fn a_killed_coordinator_takes_up_where_it_was(world: World) {
     let mut server = world.server(&[]).await;
@@ -79,4 +83,45 @@ async fn an_agent_that_is_asked_to_go_finishes_its_work(world: World) {
     until_true("its session is over", Duration::from_secs(5), async || rest.workers().await.is_empty()).await;
     let _next = world.agent("next", &[&server], &[]).await;
     assert_eq!(rest.finished(&second).await["workerName"], "next");
+}
+
+/// More often than leases may be lost: an interruption is no loss, and no retry.
+async fn what_agents_stop_at_their_end_begins_anew(world: World) {
+    let server = world.server(&[]).await;
+    let rest = server.rest();
+    let script = r#"echo $$ > "$DIR/$NAME-$ORRERY_EPOCH"; until [ -e "$DIR/go" ]; do sleep 0.05; done; echo whole"#;
+    let job = async |name: &str, delivery: &str| {
+        let environment = json!({"DIR": world.directory().display().to_string(), "NAME": name});
+        let config = json!({"command": script, "environment": environment});
+        let job = json!({"name": name, "manual": true, "jobType": "shell", "config": config, "delivery": delivery});
+        rest.trigger(&rest.create(job).await).await
+    };
+    let (long, once) = (job("long", "at_least_once").await, job("once", "at_most_once").await);
+    for round in 1..=4 {
+        let mut agent = world.agent("a", &[&server], &["--drain-seconds", "0"]).await;
+        let child = pid_in(&world.path(&format!("long-{round}"))).await;
+        rest.running(&long).await;
+        if round == 1 {
+            pid_in(&world.path("once-1")).await;
+            rest.running(&once).await;
+        }
+        agent.signal(Signal::TERM);
+        let status = agent.ended(Duration::from_secs(15)).await;
+        assert!(status.success(), "{status}: {}", agent.stderr());
+        dead(&[child]).await;
+        let run = rest.execution(&long).await;
+        assert_eq!((&run["status"], &run["retryCount"]), (&json!("pending"), &json!(0)), "{run:#}");
+    }
+    std::fs::write(world.path("go"), "").unwrap();
+    let _last = world.agent("b", &[&server], &[]).await;
+    let run = rest.finished(&long).await;
+    assert_eq!((&run["status"], &run["retryCount"]), (&json!("completed"), &json!(0)), "{run:#}");
+    let outcomes: Vec<&str> =
+        run["attempts"].as_array().unwrap().iter().map(|a| a["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["interrupted", "interrupted", "interrupted", "interrupted", "completed"]);
+
+    let run = rest.finished(&once).await;
+    assert_eq!((&run["status"], &run["attempts"][0]["outcome"]), (&json!("failed"), &json!("interrupted")), "{run:#}");
+    assert!(run["errorMessage"].as_str().unwrap().contains("at_most_once forbids to repeat it"), "{run:#}");
+    assert!(!world.path("once-2").exists(), "it was repeated");
 }

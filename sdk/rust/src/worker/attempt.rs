@@ -113,7 +113,7 @@ impl Attempt {
                     error!(%error, lease = %key, "the result cannot be journalled; it is lost if this process ends now");
                 }
             }
-            // Its lease is still its own, so its output is told all the same.
+            // It could not be stopped. Its lease is still its own, so its output is told all the same.
             None if stop.cause() == Some(Cause::ShutDown) => workshop.logs.close(&key, Utc::now(), FLUSH).await,
             None => workshop.logs.discard(&key),
         }

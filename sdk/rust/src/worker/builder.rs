@@ -170,7 +170,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long tasks may go on after a shutdown began, before they are stopped and given back; 30 s by default.
+    /// How long tasks may go on after a shutdown began, before they are stopped and told to be interrupted, so that they begin anew
+    /// elsewhere; 30 s by default.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self

@@ -15,7 +15,7 @@ pub(super) enum Cause {
     /// Its time is over.
     TimedOut,
     /// The worker is being shut down. Nobody asked that of the job, so it neither failed nor was cancelled: where it did not complete all
-    /// the same, nothing is told, and the end of the session gives its lease back, as the worker's death would.
+    /// the same, it is told that it was interrupted, and can begin anew elsewhere.
     ShutDown,
     /// The lease is lost: nothing is told.
     Revoked,
@@ -41,7 +41,8 @@ pub(super) struct Limits {
 const MESSAGE_BYTES: usize = 16 * 1024;
 const STACK_BYTES: usize = 128 * 1024;
 
-/// The message for the coordinator; `None` where the lease was lost, or where the worker's shutdown kept the work from its end.
+/// The message for the coordinator; `None` where the lease was lost, or where work that a shutdown was to stop may still go on: nobody
+/// may then be told that it is free.
 pub(super) fn conclude(
     key: &LeaseKey,
     ending: Ending,
@@ -50,6 +51,7 @@ pub(super) fn conclude(
     took: Duration,
     limits: Limits,
 ) -> Option<Finished> {
+    let left_behind = matches!(ending, Ending::LeftBehind);
     let outcome = match ending {
         Ending::Returned(outcome) => outcome,
         Ending::Panicked(message) => {
@@ -60,12 +62,15 @@ pub(super) fn conclude(
         }
     };
     let Outcome { result, failure, usage } = outcome;
+    let interrupted = cause == Some(Cause::ShutDown) && failure.is_some();
+    if cause == Some(Cause::Revoked) || (interrupted && left_behind) {
+        return None;
+    }
     let (status, failure) = match (cause, failure) {
-        (Some(Cause::Revoked), _) | (Some(Cause::ShutDown), Some(_)) => return None,
         (Some(Cause::TimedOut), failure) => (ExecutionStatus::Failed, Some(timed_out(timeout, failure))),
         (_, None) => (ExecutionStatus::Completed, None),
         (Some(Cause::Cancelled), Some(failure)) => (ExecutionStatus::Cancelled, Some(failure)),
-        (None, Some(failure)) => (ExecutionStatus::Failed, Some(failure)),
+        (_, Some(failure)) => (ExecutionStatus::Failed, Some(failure)),
     };
     let finished = Finished {
         execution_id: key.execution_id.to_string(),
@@ -73,6 +78,7 @@ pub(super) fn conclude(
         status: status.into(),
         result,
         duration_ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
+        interrupted,
         ..Finished::default()
     };
     Some(fitted(with_usage(with_failure(finished, failure), usage), limits))
@@ -168,13 +174,25 @@ mod tests {
         assert_eq!(cell(bad(), None), Some((S::Failed, E::UserError, "no".into())));
         assert_eq!(cell(bad(), Some(Cause::Cancelled)), Some((S::Cancelled, E::UserError, "no".into())));
         assert_eq!(cell(bad(), Some(Cause::TimedOut)), Some((S::Failed, E::Timeout, "timed out after 700 ms".into())));
-        assert_eq!(cell(bad(), Some(Cause::ShutDown)), None);
-        assert_eq!(cell(Ending::Panicked("boom".into()), Some(Cause::ShutDown)), None);
-        assert_eq!(cell(Ending::Aborted, Some(Cause::ShutDown)), None);
+        assert_eq!(cell(Ending::LeftBehind, Some(Cause::ShutDown)), None);
         assert_eq!(cell(bad(), Some(Cause::Revoked)), None);
         let panic = "the executor panicked: boom".to_owned();
         assert_eq!(cell(Ending::Panicked("boom".into()), None), Some((S::Failed, E::SystemError, panic)));
         assert_eq!(cell(Ending::Aborted, Some(Cause::Cancelled)).map(|(status, ..)| status), Some(S::Cancelled));
+    }
+
+    #[test]
+    fn only_what_a_shutdown_stopped_was_interrupted() {
+        let interrupted = |ending, cause| end(ending, cause).map(|finished| finished.interrupted);
+        for ending in [bad(), Ending::Panicked("boom".into()), Ending::Aborted] {
+            assert_eq!(interrupted(ending, Some(Cause::ShutDown)), Some(true));
+        }
+        assert_eq!(interrupted(Ending::LeftBehind, Some(Cause::ShutDown)), None, "it may still go on");
+        assert_eq!(interrupted(good(), Some(Cause::ShutDown)), Some(false), "it was faster");
+        for cause in [None, Some(Cause::Cancelled), Some(Cause::TimedOut)] {
+            assert_eq!(interrupted(bad(), cause), Some(false));
+            assert_eq!(interrupted(Ending::LeftBehind, cause), Some(false));
+        }
     }
 
     #[test]

@@ -248,9 +248,8 @@ impl Runner {
         }
     }
 
-    /// Everything has ended here. The session ends with it, and what the shutdown stopped is free for others at once; but not where a
-    /// result is still to be told by the next process, or something could not be stopped: then the session goes on to its expiry, or
-    /// until the next process resumes it.
+    /// Everything has ended here, and the session ends with it; but not where a result is still to be told by the next process, or
+    /// something could not be stopped: then the session goes on to its expiry, or until the next process resumes it.
     async fn farewell(mut self) {
         let goes_on = self.left_behind || (self.state.has_untold() && self.workshop.journal.keeps_session());
         let outbox = if goes_on { std::mem::take(self.state.outbox()) } else { self.with_goodbye() };

@@ -99,7 +99,7 @@ pub(super) struct State {
     /// Leases that wait for the end of an older grant of the same execution.
     waiting: Vec<Lease>,
     results: BTreeMap<LeaseKey, Kept>,
-    /// What the shutdown stopped before it was done. The end of the session gives these leases back.
+    /// What the shutdown could not stop. These leases must live until the process is gone.
     unfinished: BTreeSet<LeaseKey>,
     early: EarlyCancels,
     mode: Mode,
@@ -221,7 +221,7 @@ impl State {
         }
     }
 
-    /// A task has ended; `finished` is absent where its lease was lost, or the shutdown kept it from its end.
+    /// A task has ended; `finished` is absent where its lease was lost, or the shutdown could not stop it.
     pub(super) fn ended(&mut self, key: &LeaseKey, finished: Option<Finished>, now: Instant) {
         let revoked = self.tasks.remove(key).is_none_or(|task| task.revoked);
         match finished {

@@ -47,7 +47,7 @@ async fn a_shutdown_waits_for_what_runs() {
 }
 
 #[tokio::test]
-async fn what_a_shutdown_stops_is_given_back_by_the_farewell() {
+async fn what_a_shutdown_stops_is_told_to_be_interrupted() {
     let mut coordinator = Coordinator::start().await;
     let (executor, mut holder) = held();
     let (lingers, mut lingering) = lingers();
@@ -63,13 +63,18 @@ async fn what_a_shutdown_stops_is_given_back_by_the_farewell() {
     assert!(matches!(session.next().await, In::Drain(_)));
     assert_eq!(holder.stopped().await, StopReason::Cancelled);
     lingering.stopped().await;
-    // Nothing but heartbeats comes while something still runs, and they name all of it.
-    for _ in 0..3 {
-        session.heartbeat().await;
-        assert_eq!(ids(&session.held), ["e1", "e2"]);
-    }
+    // What has stopped is free for others at once; what has not is held on.
+    let first = session.finished().await;
+    assert_eq!((first.execution_id.as_str(), first.interrupted), ("e1", true));
+    session.acknowledge(&first).await;
+    session.heartbeat().await;
+    session.heartbeat().await;
+    assert_eq!(ids(&session.held), ["e2"]);
     lingering.let_go();
-    assert!(matches!(session.next().await, In::Goodbye(_)), "no result is told");
+    let second = session.finished().await;
+    assert_eq!((second.execution_id.as_str(), second.interrupted), ("e2", true));
+    session.acknowledge(&second).await;
+    assert!(matches!(session.next().await, In::Goodbye(_)));
     assert_eq!(session.maybe().await, None);
     drop(session);
     worker.ended().await;

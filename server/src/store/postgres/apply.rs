@@ -179,7 +179,7 @@ impl Known {
             && !self.alive.contains(&session)
             && !execution.is_done()
         {
-            return Err(Rejected::StaleLease { epoch, newest: execution.epoch });
+            return Err(Rejected::of_dead_session(execution, epoch));
         }
         let next = applied(execution, &change.event, policy, self.now)?;
         *execution = next.clone();

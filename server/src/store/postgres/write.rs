@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::rows::{LEASED, PENDING, SCHEDULED, trigger_number};
-use crate::execution::{AttemptOutcome, Execution, Outcome, State, instant_of, manual_id};
+use crate::execution::{Execution, Outcome, State, instant_of, manual_id};
 use crate::store::{NewOmission, Result, text};
 
 /// One column of a set of rows.
@@ -185,7 +185,7 @@ async fn finish(connection: &mut PgConnection, executions: &[&Execution]) -> Res
     .bind(column(&rows, |(_, o)| o.error_type.as_ref().map(ErrorType::as_json_str)))
     .bind(column(&rows, |(_, o)| plain(&o.error_message)))
     .bind(column(&rows, |(_, o)| plain(&o.error_stack)))
-    .bind(column(&rows, |(e, _)| retries(e)))
+    .bind(column(&rows, |(e, _)| e.retries()))
     .bind(column(&rows, |(_, o)| o.session_id))
     .bind(column(&rows, |(_, o)| plain(&o.worker_name)))
     .bind(column(&rows, |(_, o)| o.memory_peak_mb))
@@ -207,13 +207,6 @@ async fn finish(connection: &mut PgConnection, executions: &[&Execution]) -> Res
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Attempts that were repeated because they failed.
-fn retries(execution: &Execution) -> i32 {
-    let earlier = execution.attempts.split_last().map_or(&[][..], |(_, earlier)| earlier);
-    let failed = earlier.iter().filter(|a| a.outcome == AttemptOutcome::Failed).count();
-    i32::try_from(failed).unwrap_or(i32::MAX)
 }
 
 /// Whether the scheduled instant is not the one in the id, so that a range of ids does not find it.

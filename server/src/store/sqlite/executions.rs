@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::rows::{self, cut, micros, select_finished, select_live};
 use super::{SqliteStore, Work};
-use crate::execution::{AttemptOutcome, Event, Execution, Outcome, Policy, Rejected, State, apply, manual_id};
+use crate::execution::{Event, Execution, Outcome, Policy, Rejected, State, apply, manual_id};
 use crate::job::RetryPolicy;
 use crate::store::Result;
 use crate::store::text::{jsonb, plain};
@@ -48,7 +48,20 @@ impl SqliteStore {
 
     /// What of the job decides over the event. Only the end of an attempt asks for it.
     async fn policy(&self, work: &mut Work, execution: &Execution, event: &Event) -> Result<Policy> {
-        let ends = matches!(event, Event::Finished { .. } | Event::LeaseExpired { .. } | Event::TimedOut { .. });
+        // Every event is named, so that a new one cannot be decided on the wrong policy.
+        let ends = match event {
+            Event::Finished { .. }
+            | Event::Interrupted { .. }
+            | Event::LeaseExpired { .. }
+            | Event::TimedOut { .. } => true,
+            Event::Due
+            | Event::Granted { .. }
+            | Event::Started { .. }
+            | Event::Progressed { .. }
+            | Event::Released { .. }
+            | Event::CancelRequested { .. }
+            | Event::StartDeadlinePassed => false,
+        };
         if !ends || execution.job_version == 0 {
             return Ok(Policy { retry: RetryPolicy::default(), delivery: Delivery::AtLeastOnce, random: 0.0 });
         }
@@ -214,7 +227,7 @@ async fn finish(tx: &mut Transaction<'static, Sqlite>, execution: &Execution, ou
     .bind(&outcome.worker_name)
     .bind(outcome.memory_peak_mb)
     .bind(outcome.cpu_time_ms)
-    .bind(retries(execution))
+    .bind(execution.retries())
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -222,13 +235,6 @@ async fn finish(tx: &mut Transaction<'static, Sqlite>, execution: &Execution, ou
 
 fn attempts(execution: &Execution) -> Result<String> {
     Ok(jsonb(&rows::to_json("live_executions", &execution.attempts)?).into_owned())
-}
-
-/// Failed attempts that were followed by another, or were to be.
-fn retries(execution: &Execution) -> i32 {
-    let but_last = execution.attempts.len().saturating_sub(1);
-    let failed = execution.attempts.iter().take(but_last).filter(|a| a.outcome == AttemptOutcome::Failed).count();
-    i32::try_from(failed).unwrap_or(i32::MAX)
 }
 
 /// The event with texts that every engine can keep.

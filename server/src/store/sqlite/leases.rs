@@ -150,7 +150,7 @@ impl SqliteStore {
         if let Some((session, epoch)) = event.spoken_for()
             && !living.lives(work, session).await?
         {
-            return Ok(Err(Rejected::StaleLease { epoch, newest: execution.epoch }));
+            return Ok(Err(Rejected::of_dead_session(&execution, epoch)));
         }
         self.step(work, &execution, &event).await
     }

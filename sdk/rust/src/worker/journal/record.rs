@@ -31,6 +31,8 @@ pub(super) struct Record {
     memory_peak_mb: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cpu_time_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    interrupted: bool,
 }
 
 impl From<&Finished> for Record {
@@ -47,6 +49,7 @@ impl From<&Finished> for Record {
             duration_ms: finished.duration_ms,
             memory_peak_mb: finished.memory_peak_mb,
             cpu_time_ms: finished.cpu_time_ms,
+            interrupted: finished.interrupted,
         }
     }
 }
@@ -65,6 +68,7 @@ impl From<Record> for Finished {
             duration_ms: record.duration_ms,
             memory_peak_mb: record.memory_peak_mb,
             cpu_time_ms: record.cpu_time_ms,
+            interrupted: record.interrupted,
         }
     }
 }

@@ -13,7 +13,7 @@ impl State {
     }
 
     /// Every lease under the session of now that has come and is not given up: what runs or is being stopped, what waits to run, what
-    /// has ended untold, and what the shutdown stopped. Never what was revoked.
+    /// has ended untold, and what the shutdown could not stop. Never what was revoked.
     pub(super) fn held(&self) -> Vec<HeldLease> {
         let running = self.tasks.iter().filter(|(_, task)| !task.revoked).map(|(key, _)| key.held());
         let waiting = self.waiting.iter().map(|lease| LeaseKey::from(lease).held());

@@ -27,7 +27,7 @@ fn every_lease_is_named_until_it_is_given_up() {
 }
 
 #[test]
-fn what_the_shutdown_stopped_is_held_until_the_farewell() {
+fn what_the_shutdown_could_not_stop_is_held_to_the_end() {
     let mut bench = Bench::attached();
     bench.lease("a", 1);
     bench.state.shut_down(bench.now);
