@@ -140,6 +140,9 @@ pub(super) fn failure(end: &End, program: &str, blame: &Blame) -> Option<Outcome
         End::Exited(code) => (ErrorType::UserError, format!("exited with code {code}")),
         End::Killed(signal) => (ErrorType::UserError, format!("killed by signal {signal}{}", signal_name(*signal))),
         End::Deadline => (ErrorType::Timeout, "killed at its deadline, since the agent had not stopped it".into()),
+        End::LeaseOver => {
+            (ErrorType::SystemError, "killed at the end of its lease, which the agent had not renewed".into())
+        }
         End::Lost(message) => (ErrorType::SystemError, message.clone()),
         End::NotStarted(error) => not_started(error, program, blame),
     };
@@ -202,7 +205,7 @@ fn result(finished: &Finished, success: bool, settings: &ExecutorSettings) -> Op
     let (code, signal) = match finished.end {
         End::Exited(code) => (Some(code), None),
         End::Killed(signal) => (Some(128 + signal), Some(signal)),
-        End::Deadline => (Some(128 + Signal::KILL.as_raw()), Some(Signal::KILL.as_raw())),
+        End::Deadline | End::LeaseOver => (Some(128 + Signal::KILL.as_raw()), Some(Signal::KILL.as_raw())),
         End::Lost(_) => (None, None),
         End::NotStarted(_) => return None,
     };

@@ -11,20 +11,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use orrery_proto::v1::LogStream;
-use orrery_sdk::executor::{Context, StopReason, Usage};
+use orrery_sdk::executor::{Context, Usage};
 use rustix::process::{Pid, Signal};
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::ExecutorSettings;
 use super::capture::Capture;
 use super::environment;
 use super::leader::kill_children;
-use super::supervise::{Order, TERMINATE, Word, guard};
+use super::supervise::{Note, Order, Overdue, Word, guard, shared};
 
 /// How long to wait for the end of the pipes after the end of the process: somebody who escaped may hold them.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -58,6 +60,8 @@ pub(super) enum End {
     Killed(i32),
     /// By its supervisor, since its time was over and the agent had not stopped it.
     Deadline,
+    /// By its supervisor, since the agent had not told that its lease was renewed.
+    LeaseOver,
     /// It never began.
     NotStarted(io::Error),
     /// Its supervisor did not tell.
@@ -69,7 +73,8 @@ pub(super) async fn run(settings: &ExecutorSettings, launch: Launch, longest: Du
     let mut stdout = Capture::new(settings.max_output_bytes);
     let mut stderr = Capture::new(settings.max_output_bytes);
     let deadline = longest.saturating_add(settings.grace).saturating_add(SLACK);
-    let (end, usage) = match Supervisor::start(settings, launch, deadline) {
+    let trusted_until = context.trust().map(|trust| *trust.borrow());
+    let (end, usage) = match Supervisor::start(settings, launch, deadline, trusted_until) {
         Ok(supervisor) => supervisor.follow(settings.grace, context, (&mut stdout, &mut stderr)).await,
         Err(error) => (End::Lost(format!("the supervisor of processes cannot be started: {error}")), Usage::default()),
     };
@@ -88,11 +93,16 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn start(settings: &ExecutorSettings, launch: Launch, deadline: Duration) -> io::Result<Self> {
+    fn start(
+        settings: &ExecutorSettings,
+        launch: Launch,
+        deadline: Duration,
+        trusted_until: Option<Instant>,
+    ) -> io::Result<Self> {
         let Launch { program, args, directory, environment } = launch;
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
-        let mut order = serde_json::to_vec(&Order { program, args, directory, environment, deadline_ms })?;
-        order.push(b'\n');
+        let trusted_until_ns = trusted_until.map(shared);
+        let order = line(&Order { program, args, directory, environment, deadline_ms, trusted_until_ns })?;
         let (ours, theirs) = StdUnixStream::pair()?;
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
@@ -194,9 +204,10 @@ async fn ending(read: OwnedReadHalf) -> (End, Usage) {
                 let error = errno.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error);
                 return (End::NotStarted(error), Usage::default());
             }
-            Ok(Word::Ended { code, signal, at_deadline, max_rss_bytes, cpu_ms }) => {
-                let end = match (at_deadline, code, signal) {
-                    (true, ..) => End::Deadline,
+            Ok(Word::Ended { code, signal, overdue, max_rss_bytes, cpu_ms }) => {
+                let end = match (overdue, code, signal) {
+                    (Some(Overdue::Deadline), ..) => End::Deadline,
+                    (Some(Overdue::Lease), ..) => End::LeaseOver,
                     (_, Some(code), _) => End::Exited(code),
                     (_, None, signal) => End::Killed(signal.unwrap_or(0)),
                 };
@@ -212,7 +223,48 @@ async fn ending(read: OwnedReadHalf) -> (End, Usage) {
     (End::Lost(format!("the supervisor of the process failed: {lost}")), Usage::default())
 }
 
-/// Sends the order, then waits for a reason to stop: SIGTERM, after the grace SIGKILL; once the lease is lost SIGKILL at once.
+/// Until the process is to be killed.
+async fn accompany(write: &mut OwnedWriteHalf, grace: Duration, context: &Context) {
+    let mut trust = context.trust();
+    let mut kill_at = None;
+    loop {
+        let note = tokio::select! {
+            biased;
+            () = context.revoked() => return,
+            () = async { sleep_until(kill_at.unwrap_or_else(Instant::now)).await }, if kill_at.is_some() => return,
+            _ = context.stopped(), if kill_at.is_none() => {
+                kill_at = Some(Instant::now() + grace);
+                Note::Terminate
+            }
+            until = renewed(&mut trust) => Note::Trusted { until_ns: shared(until) },
+        };
+        let Ok(note) = line(&note) else { return };
+        // A supervisor that does not read hangs: it is killed with all that it has started, once its socket has ended.
+        if !timeout(SUPERVISOR, write.write_all(&note)).await.is_ok_and(|written| written.is_ok()) {
+            return;
+        }
+    }
+}
+
+/// The next change of until when the lease is trusted.
+async fn renewed(trust: &mut Option<watch::Receiver<Instant>>) -> Instant {
+    if let Some(trust) = trust
+        && trust.changed().await.is_ok()
+    {
+        return *trust.borrow_and_update();
+    }
+    // There is no lease, or its session is over, of which the context tells.
+    std::future::pending().await
+}
+
+fn line(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Sends the order and tells of renewals of the lease, until there is a reason to stop: SIGTERM, after the grace SIGKILL; once the lease is
+/// lost SIGKILL at once.
 async fn stop(
     order: Vec<u8>,
     mut write: OwnedWriteHalf,
@@ -224,15 +276,7 @@ async fn stop(
         biased;
         _ = context.stopped() => {}
         // What goes wrong here is told by the supervisor, or by its silence.
-        _ = write.write_all(&order) => {
-            if context.stopped().await != StopReason::Revoked {
-                let _ = write.write_all(&[TERMINATE]).await;
-                tokio::select! {
-                    () = sleep(grace) => {}
-                    () = context.revoked() => {}
-                }
-            }
-        }
+        _ = write.write_all(&order) => accompany(&mut write, grace, context).await,
     }
     drop(write);
     sleep(SUPERVISOR).await;

@@ -1,8 +1,9 @@
 //! What stands between the agent and a process: starts it, passes signals on, and leaves nothing of it behind.
 //!
-//! The agent speaks to it over a socket: an [`Order`] as a line of JSON, then [`TERMINATE`] any number of times; the end of that
-//! direction means SIGKILL, and so does, by that, the agent's death. The other way come [`Word`]s, a line of JSON each. Within the
-//! agent it runs as a task, apart from it as a process whose stdin is the socket; both are the same code.
+//! The agent speaks to it over a socket, a line of JSON each: an [`Order`], then [`Note`]s. The end of that direction means SIGKILL, and
+//! so does, by that, the agent's death. So does the end of the lease, where the agent has not told of its renewal: an agent that is
+//! frozen keeps its socket open, and somebody else may run the work by then. The other way come [`Word`]s. Within the agent it runs as a
+//! task, apart from it as a process whose stdin is the socket; both are the same code.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,17 +17,15 @@ use std::time::Duration;
 use orrery_sdk::executor::Usage;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wait4::ResUse;
 
 use super::leader::{Leader, kill_orphans, reap_orphans};
 
-/// Asks for SIGTERM to the group.
-pub(super) const TERMINATE: u8 = b'T';
 /// How long the killing of orphans may take: those that do not die by SIGKILL hang in the kernel, and waiting longer helps nobody.
 const ORPHANS: Duration = Duration::from_secs(5);
 
@@ -40,6 +39,47 @@ pub(super) struct Order {
     pub(super) environment: BTreeMap<String, String>,
     /// SIGKILL comes this many milliseconds after the start at the latest, also where the agent hangs.
     pub(super) deadline_ms: u64,
+    /// Until when the lease is trusted, on the clock of [`monotonic`]; absent where there is none.
+    pub(super) trusted_until_ns: Option<u64>,
+}
+
+/// What follows the order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Note {
+    /// SIGTERM to the group.
+    Terminate,
+    /// The lease is trusted until this instant, on the clock of [`monotonic`].
+    Trusted { until_ns: u64 },
+}
+
+/// Nanoseconds on the clock that all processes of this host share and nobody sets. An instant on it means the same however late it is
+/// read, which a span of time would not.
+pub(super) fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// An instant of this process on that clock.
+pub(super) fn shared(at: Instant) -> u64 {
+    let left = at.saturating_duration_since(Instant::now());
+    monotonic().saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// An instant on that clock for this process.
+fn own(ns: u64) -> Instant {
+    Instant::now() + Duration::from_nanos(ns.saturating_sub(monotonic()))
+}
+
+/// Why a supervisor has killed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Overdue {
+    /// The time of the process is over.
+    Deadline,
+    /// Its lease is, or the agent is frozen and cannot say that it has been renewed.
+    Lease,
 }
 
 /// What there is to tell of a process.
@@ -51,7 +91,7 @@ pub(super) enum Word {
     /// It runs and leads the group of this number.
     Started { pid: i32 },
     /// It has ended, and its group with it.
-    Ended { code: Option<i32>, signal: Option<i32>, at_deadline: bool, max_rss_bytes: u64, cpu_ms: i64 },
+    Ended { code: Option<i32>, signal: Option<i32>, overdue: Option<Overdue>, max_rss_bytes: u64, cpu_ms: i64 },
 }
 
 impl Word {
@@ -59,12 +99,12 @@ impl Word {
         Self::Refused { errno: error.raw_os_error(), message: error.to_string() }
     }
 
-    fn ended(used: &ResUse, at_deadline: bool) -> Self {
+    fn ended(used: &ResUse, overdue: Option<Overdue>) -> Self {
         let cpu = used.rusage.utime + used.rusage.stime;
         Self::Ended {
             code: used.status.code(),
             signal: used.status.signal(),
-            at_deadline,
+            overdue,
             max_rss_bytes: used.rusage.maxrss,
             cpu_ms: i64::try_from(cpu.as_millis()).unwrap_or(i64::MAX),
         }
@@ -80,7 +120,7 @@ impl Word {
 }
 
 /// The hidden subcommand `supervise` of the agent: starts the one process that the agent orders over stdin, and kills it with all its
-/// descendants when it is told to, at its deadline, or when the agent is gone. `args` are what follows the subcommand: nothing.
+/// descendants when it is told to, at its deadline, at the end of its lease, or when the agent is gone. `args` are what follows the subcommand: nothing.
 pub fn supervise(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(arg) = args.into_iter().next() {
         eprintln!("supervise takes no argument such as {}: only an agent starts it", arg.to_string_lossy());
@@ -121,36 +161,35 @@ pub(super) async fn guard(
 ) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let (read, mut write) = UnixStream::from_std(stream)?.into_split();
-    let mut orders = BufReader::new(read);
-    let mut order = String::new();
-    orders.read_line(&mut order).await?;
-    let order: Order = serde_json::from_str(&order)?;
+    let mut notes = BufReader::new(read).lines();
+    let order: Order = serde_json::from_str(&notes.next_line().await?.unwrap_or_default())?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms);
+    let trusted_until = order.trusted_until_ns.map(own);
     let mut leader = match Leader::spawn(command(order, stdout, stderr)) {
         Ok(leader) => leader,
         Err(error) => return say(&mut write, &Word::refused(&error)).await,
     };
     // Not being able to tell is no reason to stop here: the agent's end of the socket is then closed, and that is seen below.
     let _ = say(&mut write, &Word::Started { pid: leader.pid().as_raw_nonzero().get() }).await;
-    let at_deadline = watch(&mut leader, &mut orders, deadline, terminate.as_mut()).await;
+    let overdue = watch(&mut leader, &mut notes, (deadline, trusted_until), terminate.as_mut()).await;
     // Nothing of the group outlives its leader, which is a zombie still, so that the group is its own.
     leader.signal(Signal::KILL);
     let used = leader.reap()?;
     if terminate.is_some() {
         let _ = timeout(ORPHANS, end_orphans()).await;
     }
-    say(&mut write, &Word::ended(&used, at_deadline)).await
+    say(&mut write, &Word::ended(&used, overdue)).await
 }
 
-/// Until the leader has ended; whether that was at the deadline.
+/// Until the leader has ended; why it was killed, if it was and nobody had asked for that.
 async fn watch(
     leader: &mut Leader,
-    orders: &mut BufReader<OwnedReadHalf>,
-    deadline: Instant,
+    notes: &mut Lines<BufReader<OwnedReadHalf>>,
+    (deadline, mut trusted_until): (Instant, Option<Instant>),
     mut terminate: Option<&mut SignalStream>,
-) -> bool {
+) -> Option<Overdue> {
     let alone = terminate.is_some();
-    let (mut wanted, mut late) = (true, false);
+    let (mut wanted, mut overdue) = (true, None);
     while !leader.has_exited() {
         tokio::select! {
             () = leader.some_exit() => {
@@ -158,22 +197,37 @@ async fn watch(
                     reap_orphans(Some(leader.pid()));
                 }
             }
-            order = orders.read_u8(), if wanted => match order {
-                Ok(TERMINATE) => leader.signal(Signal::TERM),
-                Ok(_) => {}
-                Err(_) => {
+            note = notes.next_line(), if wanted => match note.ok().flatten().map(|line| serde_json::from_str(&line)) {
+                Some(Ok(Note::Terminate)) => leader.signal(Signal::TERM),
+                Some(Ok(Note::Trusted { until_ns })) => trusted_until = Some(own(until_ns)),
+                // Gone, or no agent that can be understood.
+                None | Some(Err(_)) => {
                     wanted = false;
                     leader.signal(Signal::KILL);
                 }
             },
-            () = tokio::time::sleep_until(deadline), if !late => {
-                late = true;
+            why = over(deadline, trusted_until), if overdue.is_none() => {
+                overdue = Some(why);
                 leader.signal(Signal::KILL);
             }
             () = terminated(&mut terminate) => leader.signal(Signal::TERM),
         }
     }
-    late && wanted
+    overdue.filter(|_| wanted)
+}
+
+/// Waits until the process may not go on.
+async fn over(deadline: Instant, trusted_until: Option<Instant>) -> Overdue {
+    match trusted_until {
+        Some(end) if end < deadline => {
+            sleep_until(end).await;
+            Overdue::Lease
+        }
+        _ => {
+            sleep_until(deadline).await;
+            Overdue::Deadline
+        }
+    }
 }
 
 async fn terminated(signals: &mut Option<&mut SignalStream>) {

@@ -8,7 +8,7 @@ use orrery_proto::Json;
 use orrery_proto::v1::{ErrorType, LogStream};
 use orrery_sdk::executor::{Context, Executor, Outcome, Output, Task};
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How long a test waits for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -96,8 +96,22 @@ pub struct Run {
 
 impl Run {
     pub fn start(settings: &ExecutorSettings, name: &str, task: Task) -> Self {
+        Self::within(settings, name, task, |context| context)
+    }
+
+    /// The same under a lease.
+    pub fn under(
+        settings: &ExecutorSettings,
+        name: &str,
+        task: Task,
+        trust: watch::Receiver<tokio::time::Instant>,
+    ) -> Self {
+        Self::within(settings, name, task, |context| context.under(trust))
+    }
+
+    fn within(settings: &ExecutorSettings, name: &str, task: Task, lease: impl FnOnce(Context) -> Context) -> Self {
         let log = Arc::new(Recorder::default());
-        let context = Context::new(log.clone());
+        let context = lease(Context::new(log.clone()));
         let (executor, given) = (executor(settings, name), context.clone());
         let outcome = tokio::spawn(async move { executor.run(task, given).await });
         Self { log, context, outcome }

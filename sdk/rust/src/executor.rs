@@ -8,6 +8,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use orrery_proto::Json;
 use orrery_proto::v1::{ErrorType, LogStream};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// One attempt of an execution, as its lease describes it.
@@ -67,12 +69,28 @@ pub struct Context {
     stop: CancellationToken,
     revoked: CancellationToken,
     reason: Arc<std::sync::OnceLock<StopReason>>,
+    trust: Option<watch::Receiver<Instant>>,
 }
 
 impl Context {
-    /// A context that writes to `output`.
+    /// A context that writes to `output`, of work that is under no lease.
     pub fn new(output: Arc<dyn Output>) -> Self {
-        Self { output, stop: CancellationToken::new(), revoked: CancellationToken::new(), reason: Arc::default() }
+        let (stop, revoked) = (CancellationToken::new(), CancellationToken::new());
+        Self { output, stop, revoked, reason: Arc::default(), trust: None }
+    }
+
+    /// The same for work under a lease that can be trusted until the instant that `trust` shows.
+    #[must_use]
+    pub fn under(mut self, trust: watch::Receiver<Instant>) -> Self {
+        self.trust = Some(trust);
+        self
+    }
+
+    /// Until when the lease can be trusted, if there is one: later with each renewal. What runs outside of this process must end by
+    /// itself when that instant passes without a renewal, since this process may be frozen then, and somebody else may run the work.
+    /// Inside of it [`Context::revoked`] comes at that instant.
+    pub fn trust(&self) -> Option<watch::Receiver<Instant>> {
+        self.trust.clone()
     }
 
     /// Writes output of the task.

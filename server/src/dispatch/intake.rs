@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Dispatch;
 use crate::execution::{Event, Execution, Rejected};
 use crate::reconcile::{Backoff, Signals};
-use crate::store::{Change, DynStore, Held, StoreError, Wake};
+use crate::store::{Change, DynStore, Held, RefusedResult, StoreError, Wake};
 use crate::telemetry::Metrics;
 
 /// Words that may wait to be written. When it is full, streams are read no further, and agents wait.
@@ -177,6 +177,7 @@ impl IntakeLoop {
 
     async fn answer(&self, words: &[Word], answers: &[Result<Execution, Rejected>]) {
         let mut changed = HashSet::new();
+        let mut late = Vec::new();
         let mut room = false;
         for (word, answer) in words.iter().zip(answers) {
             match answer {
@@ -185,7 +186,16 @@ impl IntakeLoop {
                     room |= execution.lease().is_none();
                     self.accepted(word, execution);
                 }
-                Err(rejected) => self.refused(word, rejected),
+                Err(rejected) => {
+                    self.refused(word, rejected);
+                    late.extend(self.late(word));
+                }
+            }
+        }
+        if !late.is_empty() {
+            changed.extend(late.iter().map(|result| result.execution));
+            if let Err(error) = self.store.note_refused(&late).await {
+                tracing::warn!(%error, "results that came too late could not be noted in the logs");
             }
         }
         if room {
@@ -235,6 +245,17 @@ impl IntakeLoop {
         }
         self.metrics.refused(reason);
         tracing::info!(execution = %word.execution, session = %word.session, epoch, event = word.event.name(), %rejected, "refused");
+    }
+
+    /// The result that a refused word tells, if it does.
+    fn late(&self, word: &Word) -> Option<RefusedResult> {
+        let (Event::Finished { epoch, .. } | Event::Interrupted { epoch, .. }) = word.event else { return None };
+        self.dispatch.with(word.session, |attached| RefusedResult {
+            execution: word.execution,
+            epoch,
+            worker_name: attached.agent.name.clone(),
+            tenant: attached.agent.tenant_id,
+        })
     }
 
     /// Tells the agent that it may forget a result.

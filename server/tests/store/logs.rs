@@ -106,3 +106,33 @@ pub async fn logs_are_the_tenants(store: DynStore) {
     assert!(store.logs(OTHER_TENANT, e.id, 0, 10).await.unwrap().is_empty());
     assert_eq!(store.logs(TENANT, e.id, 0, 10).await.unwrap().len(), 1);
 }
+
+pub async fn a_result_that_came_too_late_is_said_once(store: DynStore) {
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    let first = leased(&store, &job, &agent).await;
+    let late = RefusedResult { execution: first.id, epoch: 1, worker_name: "agent".to_owned(), tenant: Some(TENANT) };
+    // As long as the lease is its own there is nothing to say.
+    store.note_refused(std::slice::from_ref(&late)).await.unwrap();
+    assert!(texts(&store, &first).await.is_empty());
+    kill(&store, &agent).await;
+    store.reap(std::time::Duration::ZERO, 100).await.unwrap();
+    let said = "a result of epoch 1 came from agent agent after its lease was over, and was refused\n";
+    let foreign = [
+        RefusedResult { tenant: Some(OTHER_TENANT), ..late.clone() },
+        RefusedResult { worker_name: "other".to_owned(), ..late.clone() },
+        RefusedResult { epoch: 2, ..late.clone() },
+        RefusedResult { execution: uuid::Uuid::new_v4(), ..late.clone() },
+    ];
+    store.note_refused(&foreign).await.unwrap();
+    assert!(texts(&store, &first).await.is_empty(), "somebody else's word");
+    let other = session(&store, "other").await;
+    let second = claim(&store, &other, 1).await.grants.remove(0).execution;
+    store.append_logs(None, vec![line(&second, 1, "two")], 1000).await.unwrap();
+    store.note_refused(&[late.clone(), late.clone()]).await.unwrap();
+    assert_eq!(texts(&store, &first).await, [said, "two"]);
+    apply(&store, &second, completed(&second)).await.unwrap();
+    store.note_refused(&[RefusedResult { tenant: None, ..late }]).await.unwrap();
+    assert_eq!(texts(&store, &first).await, [said, "two"], "and once only");
+    let lines = store.logs(TENANT, first.id, 0, 10).await.unwrap();
+    assert_eq!((lines[0].stream, lines[0].attempt, lines[0].epoch), (LogStream::System, 1, 1));
+}

@@ -170,6 +170,7 @@ macro_rules! suite {
                 the_budget_holds_and_says_so
                 finished_executions_still_log
                 only_the_tenant_writes
+                a_result_that_came_too_late_is_said_once
                 logs_are_the_tenants;
             reads:
                 executions_page_without_gaps

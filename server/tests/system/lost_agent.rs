@@ -1,19 +1,26 @@
 //! Agents that die or freeze in the middle of their work: it is done elsewhere, and what they say too late counts for nothing.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::process::{Process, is_alive};
+use crate::proxy::Proxy;
 use crate::rest::{Rest, id};
 use crate::stopping::{dead, pid_in};
-use crate::wait::{SOON, until};
+use crate::token::token;
+use crate::wait::{SOON, until, until_true};
 use crate::world::{Server, World};
 
-on_each_engine!(a_killed_agents_work_runs_elsewhere, a_frozen_agent_wakes_too_late, at_most_once_is_not_repeated);
+on_each_engine!(
+    a_killed_agents_work_runs_elsewhere,
+    a_frozen_agent_wakes_too_late,
+    a_result_that_comes_too_late_is_refused_and_said,
+    at_most_once_is_not_repeated,
+);
 
 /// Sessions that end soon, though not where a busy machine holds a living agent's heartbeats up for a second or two.
 const SHORT: [(&str, &str); 1] = [("ORRERY_SESSION_TTL_MS", "5000")];
@@ -55,7 +62,7 @@ async fn a_killed_agents_work_runs_elsewhere(world: World) {
     assert!(after < SHORT_MS + 2000 + 1000, "it was taken over after {after} ms");
 }
 
-/// It is frozen for longer than its session lives. One of its processes goes on for ever, one ends meanwhile.
+/// It is frozen for longer than its session lives.
 async fn a_frozen_agent_wakes_too_late(world: World) {
     let server = world.server(&SHORT).await;
     let rest = server.rest();
@@ -71,21 +78,68 @@ async fn a_frozen_agent_wakes_too_late(world: World) {
     }
     let _other = world.agent("other", &[&server], &[]).await;
     frozen.signal(Signal::STOP);
+    let stopped_at = Instant::now();
+    // It cannot kill them, and somebody else will have the work at the end of its session: their supervisors do.
+    dead(&[endless, ending]).await;
+    let after = stopped_at.elapsed();
+    assert!(after < Duration::from_millis(SHORT_MS.unsigned_abs()), "they went on for {after:?}");
     for run in &runs {
         taken_over(&rest.finished(run).await);
     }
-    std::fs::write(world.path("ending-go"), "").unwrap();
-    dead(&[ending]).await;
     frozen.signal(Signal::CONT);
 
     returns(&server, &frozen).await;
-    dead(&[endless]).await;
     for run in &runs {
         // What it had to say of the first epoch has been said by now, or never will be.
         taken_over(&rest.execution(run).await);
     }
     let numbers = rest.get("/metrics").await.ok();
     assert_eq!((&numbers["successfulExecutions"], &numbers["totalExecutions"]), (&json!(2), &json!(2)), "{numbers:#}");
+}
+
+/// The agent is cut off while its work ends, and comes back when somebody else has done it.
+async fn a_result_that_comes_too_late_is_refused_and_said(world: World) {
+    let server = world.server(&SHORT).await;
+    let rest = server.rest();
+    let proxy = Proxy::to(&server.grpc).await;
+    let far = world.start_agent_to("far", &proxy.url(), &[], &token());
+    server.has_agent("far").await;
+    let run = rest.trigger(&job(&rest, "work", world.directory(), "at_least_once").await).await;
+    let child = pid_in(&world.path("work-1")).await;
+    rest.running(&run).await;
+    let _other = world.agent("other", &[&server], &[]).await;
+    proxy.cut();
+    std::fs::write(world.path("work-go"), "").unwrap();
+    dead(&[child]).await;
+    let done = rest.finished(&run).await;
+    assert_eq!(outcomes(&done), [("far", "lost"), ("other", "completed")], "{done:#}");
+    assert_eq!(refused(&server).await, 0.0);
+    proxy.mend();
+
+    until_true("the late result is refused", SOON + Duration::from_secs(10), async || refused(&server).await > 0.0)
+        .await;
+    let said = "a result of epoch 1 came from agent far after its lease was over, and was refused";
+    until_true("the log says so", SOON, async || {
+        let logs = rest.get(&format!("/executions/{run}/logs")).await.ok();
+        logs["entries"].as_array().unwrap().iter().any(|entry| entry["text"].as_str().unwrap().trim() == said)
+    })
+    .await;
+    assert_eq!(rest.execution(&run).await, done, "it changed what had happened");
+    // It is acknowledged, and so told no more.
+    let journal = world.path("agent-far").join("results.jsonl");
+    until_true("the agent forgets it", SOON, async || {
+        let lines = std::fs::read_to_string(&journal).unwrap();
+        lines.lines().last().is_some_and(|line| line.contains("forgotten"))
+    })
+    .await;
+    assert_eq!(refused(&server).await, 1.0, "{}", far.stderr());
+}
+
+/// Messages of agents that the server has refused, for whatever reason.
+async fn refused(server: &Server) -> f64 {
+    let text = server.rest().elsewhere(&server.metrics, "/metrics").await.text;
+    let lines = text.lines().filter(|line| line.starts_with("scheduler_refused_writes_total{"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
 async fn at_most_once_is_not_repeated(world: World) {

@@ -54,6 +54,8 @@ pub(super) struct Runner {
     stops: HashMap<LeaseKey, Stop>,
     progress: Arc<ProgressBoard>,
     progress_at: Instant,
+    /// The session of the newest tasks, and until when it is trusted.
+    trust: (String, watch::Sender<Instant>),
     destination: watch::Sender<Option<Destination>>,
     /// The session that the next process is to resume.
     kept: watch::Sender<Option<String>>,
@@ -81,6 +83,7 @@ impl Runner {
             stops: HashMap::new(),
             progress: Arc::default(),
             progress_at: Instant::now(),
+            trust: (String::new(), watch::Sender::new(Instant::now())),
             destination,
             kept,
             keeper: AbortOnDropHandle::new(keeper),
@@ -96,6 +99,7 @@ impl Runner {
             // Before any message is read: after a pause of the whole process, work on a session that ended meanwhile must not go on.
             self.state.tick(Instant::now());
             self.state.settle();
+            self.share_trust();
             self.act();
             if self.state.has_left(Instant::now()) {
                 break;
@@ -126,6 +130,15 @@ impl Runner {
             }
         }
         self.farewell().await;
+    }
+
+    /// Tells the tasks until when their lease is trusted. Those of a session that is over hear of no other.
+    fn share_trust(&mut self) {
+        let Some((session, until)) = self.state.trusted() else { return };
+        if self.trust.0 != session {
+            self.trust = (session.to_owned(), watch::Sender::new(until));
+        }
+        self.trust.1.send_if_modified(|known| std::mem::replace(known, until) != until);
     }
 
     /// Connects anew, where there is no stream, no attempt at one under way, and no delay to wait for.
@@ -206,7 +219,7 @@ impl Runner {
         let task = task_of(lease, self.timeout_cap);
         self.workshop.logs.open(&key, task.attempt);
         let output = TaskOutput { key: key.clone(), logs: self.workshop.logs.clone(), progress: self.progress.clone() };
-        let context = Context::new(Arc::new(output));
+        let context = Context::new(Arc::new(output)).under(self.trust.1.subscribe());
         let stop = Stop::new(context.clone());
         self.stops.insert(key.clone(), stop.clone());
         let attempt = Attempt {

@@ -108,7 +108,8 @@ pub(super) struct State {
 }
 
 impl State {
-    /// A worker without session; `left` is what an earlier process left. Its results can be told under its session only.
+    /// A worker without session; `left` is what an earlier process left. Its results count under its session only; without it they are
+    /// told all the same, so that the coordinator can say in the execution's log that they came too late.
     pub(super) fn new(terms: Terms, left: Left) -> Self {
         let kept = |finished: Finished| (LeaseKey::from(&finished), Kept { finished, of_session: true, sent_at: None });
         let mut state = Self {
@@ -127,7 +128,7 @@ impl State {
             actions: Vec::new(),
         };
         if state.inherited.is_none() {
-            state.drop_results();
+            state.disown_results();
         }
         state
     }
@@ -143,6 +144,11 @@ impl State {
     /// The session of now, or the one to resume.
     pub(super) fn session_id(&self) -> Option<&str> {
         self.session.as_ref().map(|session| session.id.as_str()).or(self.inherited.as_deref())
+    }
+
+    /// The session that is held, and until when it is trusted.
+    pub(super) fn trusted(&self) -> Option<(&str, Instant)> {
+        self.session.as_ref().map(|session| (session.id.as_str(), session.trusted_until))
     }
 
     pub(super) fn is_attached(&self) -> bool {
@@ -182,9 +188,7 @@ impl State {
         };
         if !resumed {
             self.lose_session();
-            if first {
-                self.drop_results();
-            }
+            self.disown_results();
         }
         self.session = Some(Session { id: answer.session_id.clone(), ttl, heartbeat, trusted_until, inherited });
         self.attachment = Some(Attachment {
@@ -352,16 +356,14 @@ impl State {
         }
         self.waiting.clear();
         self.unfinished.clear();
-        for kept in self.results.values_mut() {
-            kept.of_session = false;
-        }
+        self.disown_results();
         self.actions.push(Action::DropLogs);
     }
 
-    /// Nobody wants the results that are kept.
-    fn drop_results(&mut self) {
-        for key in std::mem::take(&mut self.results).into_keys() {
-            self.actions.push(Action::Forget(key));
+    /// The results that are kept are of a session that is over.
+    fn disown_results(&mut self) {
+        for kept in self.results.values_mut() {
+            kept.of_session = false;
         }
     }
 

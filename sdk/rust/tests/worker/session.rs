@@ -6,7 +6,7 @@ use std::time::Duration;
 use orrery_sdk::executor::StopReason;
 use orrery_sdk::v1::agent_message::Kind as In;
 use orrery_sdk::v1::coordinator_message::Kind as Out;
-use orrery_sdk::v1::{DrainRequest, ExecutionStatus, Finished, HeldLease};
+use orrery_sdk::v1::{DrainRequest, ExecutionStatus, Finished, HeldLease, ResultAck};
 use orrery_sdk::worker::journal::{FileJournal, Journal as _};
 use orrery_sdk::{Worker, WorkerBuilder};
 use tonic::Status;
@@ -171,7 +171,7 @@ async fn results_outlive_the_process() {
 }
 
 #[tokio::test]
-async fn results_of_a_session_that_is_over_are_forgotten() {
+async fn results_of_a_session_that_is_over_are_told_and_forgotten() {
     let directory = tempfile::tempdir().expect("directory");
     let journal = FileJournal::open(directory.path()).expect("journal");
     journal.keep_session(Some("s1")).await.expect("kept");
@@ -183,7 +183,12 @@ async fn results_of_a_session_that_is_over_are_forgotten() {
     let _worker = Running::start(quick(builder.journal(Arc::new(journal.clone()))));
     let (mut session, register) = coordinator.welcome("s2", TTL).await;
     assert_eq!((register.session_id.as_str(), register.held), ("s1", held_at("e1", 4)));
-    assert_eq!(session.credit().await, 10, "nothing is told");
+    let late = session.finished().await;
+    assert_eq!((late.execution_id.as_str(), late.epoch), ("e1", 4));
+    let reason = "stale_lease".into();
+    let ack = ResultAck { execution_id: late.execution_id, epoch: 4, accepted: false, reason };
+    session.send(Out::ResultAck(ack)).await;
+    assert_eq!(session.credit().await, 10);
     until("its removal", async || journal.load().await.expect("read").is_empty()).await;
     until("the new session", async || journal.session().await.expect("read").as_deref() == Some("s2")).await;
 }

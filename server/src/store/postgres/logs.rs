@@ -7,9 +7,12 @@ use orrery_proto::v1::LogStream;
 use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
+use super::apply::lock;
+use super::reads::history;
 use super::commit::commit;
 use super::{PgStore, retried, rows};
-use crate::store::{LogLine, Logs, Result, text};
+use crate::execution::Execution;
+use crate::store::{LogLine, Logs, RefusedResult, Result, text};
 
 /// What an execution has printed so far.
 #[derive(Clone, Copy, Default)]
@@ -26,6 +29,10 @@ impl Logs for PgStore {
             return Ok(());
         }
         retried!(self, self.try_append(tenant, &lines, max_bytes))
+    }
+
+    async fn note_refused(&self, refused: &[RefusedResult]) -> Result<()> {
+        retried!(self, self.try_note(refused))
     }
 
     async fn logs(&self, tenant: Uuid, execution: Uuid, after: i64, limit: i64) -> Result<Vec<LogLine>> {
@@ -94,6 +101,20 @@ impl PgStore {
         let kept = within(&lines, &mut sizes, max_bytes);
         insert(&mut tx, &kept).await?;
         save_sizes(&mut tx, &sizes).await?;
+        commit(tx).await?;
+        Ok(())
+    }
+}
+
+impl PgStore {
+    async fn try_note(&self, refused: &[RefusedResult]) -> Result<()> {
+        let mut tx = self.pool().begin().await?;
+        let ids: Vec<Uuid> = refused.iter().map(|result| result.execution).collect();
+        let mut known: Vec<Execution> = lock(&mut tx, &ids).await?.into_iter().map(|locked| locked.execution).collect();
+        known.extend(history(&mut tx, &ids).await?);
+        let now = super::clock(&mut tx).await?;
+        let lines = refused.iter().filter_map(|result| known.iter().find_map(|execution| result.line(execution, now)));
+        insert(&mut tx, &lines.collect::<Vec<_>>()).await?;
         commit(tx).await?;
         Ok(())
     }
@@ -182,7 +203,8 @@ async fn insert(tx: &mut PgConnection, lines: &[LogLine]) -> Result<()> {
     let stream = |l: &LogLine| i16::try_from(l.stream as i32).unwrap_or_default();
     sqlx::query(
         "insert into execution_logs (execution_id, sequence, epoch, attempt, stream, at, text)
-         select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::smallint[], $6::timestamptz[], $7::text[])",
+         select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::smallint[], $6::timestamptz[], $7::text[])
+         on conflict do nothing",
     )
     .bind(lines.iter().map(|l| l.execution_id).collect::<Vec<_>>())
     .bind(lines.iter().map(|l| l.sequence).collect::<Vec<_>>())

@@ -9,9 +9,9 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::rows::{instant, micros, named};
-use super::{SqliteStore, Work};
+use super::{SqliteStore, Work, executions};
 use crate::store::text::plain;
-use crate::store::{LogLine, Logs, Result};
+use crate::store::{LogLine, Logs, RefusedResult, Result};
 
 /// What is known of an execution's log.
 struct Size {
@@ -47,6 +47,17 @@ impl Logs for SqliteStore {
             .bind(size.full)
             .execute(&mut *work.tx)
             .await?;
+        }
+        work.commit().await
+    }
+
+    async fn note_refused(&self, refused: &[RefusedResult]) -> Result<()> {
+        let mut work = self.write().await?;
+        for result in refused {
+            let execution = executions::any(&mut work.tx, result.execution).await?;
+            if let Some(line) = execution.and_then(|execution| result.line(&execution, work.now)) {
+                insert(&mut work, &line).await?;
+            }
         }
         work.commit().await
     }

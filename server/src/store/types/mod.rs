@@ -4,6 +4,7 @@ mod fires;
 mod jobs;
 mod leases;
 mod reads;
+mod refused;
 mod sessions;
 mod upkeep;
 
@@ -11,5 +12,6 @@ pub use fires::*;
 pub use jobs::*;
 pub use leases::*;
 pub use reads::*;
+pub use refused::*;
 pub use sessions::*;
 pub use upkeep::*;

@@ -53,12 +53,14 @@ fn a_session_is_resumed_only_to_give_its_leases_back() {
 }
 
 #[test]
-fn results_of_a_session_that_is_over_are_dropped() {
+fn results_of_a_session_that_is_over_are_told_as_nobodys() {
     let mut bench = after(Some("s1"), &["a"]);
     bench.register("s2", "s1", false);
-    assert_eq!(bench.actions(), ["forget a@9"]);
-    assert_eq!(bench.sent(), ["heartbeat []", "credit 3"]);
+    assert_eq!(bench.sent(), ["heartbeat []", "finished a@9 failed", "credit 3"]);
     assert_eq!(bench.state.session_id(), Some("s2"));
+    let ack = ResultAck { execution_id: "a".into(), epoch: 9, accepted: false, reason: "stale_lease".into() };
+    bench.message(Out::ResultAck(ack));
+    assert_eq!(bench.actions(), ["forget a@9"]);
 }
 
 #[test]
@@ -77,10 +79,11 @@ fn results_that_are_not_its_own_any_more_are_dropped() {
 }
 
 #[test]
-fn results_without_a_session_are_dropped() {
+fn results_without_a_session_are_told_as_nobodys() {
     let mut bench = after(None, &["a"]);
-    assert_eq!(bench.actions(), ["forget a@9"]);
     assert_eq!(bench.state.claim(), (String::new(), Vec::new()));
+    bench.register("s2", "", false);
+    assert_eq!(bench.sent(), ["heartbeat []", "finished a@9 failed", "credit 3"]);
 }
 
 #[test]
