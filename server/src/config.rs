@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::job::Timeouts;
+use crate::redis::{AddressError, Redis};
+use crate::telemetry::Metrics;
 
 /// Settings of a coordinator, whatever the way it is started.
 #[derive(Clone, Debug, Args)]
@@ -41,6 +43,20 @@ pub struct Limits {
     /// How long logs of executions are kept, in days.
     #[arg(long, env = "ORRERY_LOG_RETENTION_DAYS", default_value_t = 30)]
     pub log_retention_days: u32,
+}
+
+/// What coordinators share beside the database, and how much callers may ask.
+#[derive(Clone, Args)]
+pub struct Sharing {
+    /// redis://[USER:PASSWORD@]HOST:PORT[/DATABASE], or rediss:// for TLS: hints, caches, limits and locks. Without it the database does.
+    #[arg(long, env = "REDIS_URL", hide_env_values = true)]
+    pub redis_url: Option<String>,
+    /// How long the lock of a job outlives a coordinator that dies with it, in milliseconds.
+    #[arg(long, env = "SCHEDULER_LOCK_TTL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    pub lock_ttl_ms: u64,
+    /// Calls that a principal may make in a minute, and an address without valid credentials; 0 is no limit.
+    #[arg(long, env = "ORRERY_RATE_LIMIT_PER_MINUTE", default_value_t = 0)]
+    pub rate_limit_per_minute: u32,
 }
 
 /// How an agent is chosen.
@@ -81,6 +97,34 @@ pub struct Identity {
     /// The `aud` that tokens must have.
     #[arg(long, env = "ORRERY_JWT_AUDIENCE", default_value = "orrery")]
     pub jwt_audience: String,
+}
+
+impl Sharing {
+    /// The Redis of the deployment; an empty address is none.
+    ///
+    /// # Errors
+    /// Where the address is none.
+    pub fn redis(&self, metrics: &Metrics) -> Result<Option<Redis>, AddressError> {
+        let url = self.redis_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
+        url.map(|url| Redis::new(url, metrics.clone())).transpose()
+    }
+
+    /// How long a lock lives without being extended.
+    pub fn lock_ttl(&self) -> Duration {
+        Duration::from_millis(self.lock_ttl_ms)
+    }
+}
+
+impl std::fmt::Debug for Sharing {
+    /// Without the address of Redis, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { redis_url, lock_ttl_ms, rate_limit_per_minute } = self;
+        f.debug_struct("Sharing")
+            .field("redis", &redis_url.is_some())
+            .field("lock_ttl_ms", lock_ttl_ms)
+            .field("rate_limit_per_minute", rate_limit_per_minute)
+            .finish()
+    }
 }
 
 impl Limits {

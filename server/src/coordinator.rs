@@ -14,11 +14,15 @@ use uuid::Uuid;
 
 use crate::api::{self, Api, CoordinatorInfo};
 use crate::auth::{AuthLayer, Authenticator};
+use crate::cache::Caches;
 use crate::clock::DatabaseClock;
-use crate::config::Limits;
+use crate::config::{Limits, Sharing};
 use crate::dispatch::{AgentApi, Cancels, Dispatch, Dispatcher, Intake, Renewals};
 use crate::gateway;
+use crate::limiter::Limiter;
+use crate::lock::Locks;
 use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Upkeep};
+use crate::redis::{Redis, share_hints};
 use crate::store::{DynStore, Retention};
 use crate::telemetry::{self, Metrics, OperationsLayer};
 
@@ -37,6 +41,9 @@ pub struct Listeners {
 pub struct Coordinator {
     pub store: DynStore,
     pub limits: Limits,
+    pub sharing: Sharing,
+    /// Where there is one. What it carries is never the truth.
+    pub redis: Option<Redis>,
     pub authenticator: Authenticator,
     pub metrics: Metrics,
 }
@@ -50,6 +57,10 @@ struct Parts {
     clock: Arc<DatabaseClock>,
     signals: Arc<Signals>,
     dispatch: Arc<Dispatch>,
+    redis: Option<Redis>,
+    locks: Locks,
+    caches: Caches,
+    limiter: Option<Limiter>,
     /// Ends the loops, after the services.
     loops: CancellationToken,
     tasks: TaskTracker,
@@ -111,12 +122,19 @@ impl Coordinator {
 impl Parts {
     fn new(coordinator: &Coordinator, http: SocketAddr) -> Self {
         let signals = Arc::new(Signals::default());
+        let (store, redis, metrics) = (&coordinator.store, &coordinator.redis, &coordinator.metrics);
+        let id = Uuid::now_v7();
+        let ttl = coordinator.sharing.lock_ttl();
         Self {
+            redis: redis.clone(),
+            locks: Locks::new(store.clone(), redis.clone(), id, ttl, metrics.clone()),
+            caches: Caches::new(store.clone(), redis.clone(), metrics.clone()),
+            limiter: Limiter::new(coordinator.sharing.rate_limit_per_minute, redis.clone(), metrics.clone()),
             store: coordinator.store.clone(),
             limits: Arc::new(coordinator.limits.clone()),
             metrics: coordinator.metrics.clone(),
             info: Arc::new(CoordinatorInfo {
-                id: Uuid::now_v7(),
+                id,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 build: option_env!("ORRERY_BUILD").unwrap_or_default().to_owned(),
                 started_at: Instant::now(),
@@ -132,7 +150,7 @@ impl Parts {
     }
 
     fn spawn_loops(&self, intake: Intake, renewals: Renewals, grpc: SocketAddr, leaving: CancellationToken) {
-        let Self { store, limits, metrics, info, clock, signals, dispatch, loops, tasks } = self;
+        let Self { store, limits, metrics, info, clock, signals, dispatch, loops, tasks, .. } = self;
         let planner =
             Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
         let releaser =
@@ -170,6 +188,7 @@ impl Parts {
             retention,
             metrics: metrics.clone(),
             leaving,
+            locks: self.locks.clone(),
         };
         tasks.spawn(reconcile::forward_hints(store.clone(), signals.clone(), loops.clone()));
         tasks.spawn(planner.run(loops.clone()));
@@ -179,6 +198,11 @@ impl Parts {
         tasks.spawn(cancels.run(loops.clone()));
         tasks.spawn(renewals.run(loops.clone()));
         tasks.spawn(upkeep.run(loops.clone()));
+        if let Some(redis) = &self.redis {
+            tasks.spawn(redis.clone().keep(loops.clone()));
+            tasks.spawn(self.caches.clone().keep(loops.clone()));
+            tasks.spawn(share_hints(redis.clone(), store.told(), signals.clone(), loops.clone()));
+        }
     }
 
     /// Serves gRPC, REST and metrics. At the end agents are asked to go, and their streams are cut once they have, or soon after.
@@ -190,8 +214,14 @@ impl Parts {
         shutdown: &CancellationToken,
         streams: &CancellationToken,
     ) -> Result<(), ServeError> {
-        let api = Api { store: self.store.clone(), limits: self.limits.clone(), info: self.info.clone() };
-        let authenticate = AuthLayer::new(authenticator);
+        let api = Api {
+            store: self.store.clone(),
+            limits: self.limits.clone(),
+            info: self.info.clone(),
+            locks: self.locks.clone(),
+            caches: self.caches.clone(),
+        };
+        let authenticate = AuthLayer::new(authenticator).limited_by(self.limiter.clone());
         let operations = OperationsLayer::new(self.metrics.clone());
         let routes = api::grpc_routes(api.clone())?
             .add_service(AgentServiceServer::new(agents).max_decoding_message_size(16 << 20));

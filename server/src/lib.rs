@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -12,7 +13,10 @@ pub mod execution;
 pub mod firing;
 pub mod gateway;
 pub mod job;
+pub mod limiter;
+pub mod lock;
 pub mod reconcile;
+pub mod redis;
 pub mod run;
 pub mod schedule;
 pub mod store;

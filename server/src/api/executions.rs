@@ -71,7 +71,11 @@ impl ExecutionService for Api {
         if let Some(job) = job {
             self.job_or_its_history(&principal, job, &ExecutionFilter { job: Some(job), ..Default::default() }).await?;
         }
-        let stats = self.store.stats(principal.tenant(), job, from, to).await.map_err(Error::from)?;
+        let stats = match job {
+            Some(_) => self.store.stats(principal.tenant(), job, from, to).await,
+            None => self.caches.stats(principal.tenant(), from, to).await,
+        };
+        let stats = stats.map_err(Error::from)?;
         Ok(Response::new(convert::stats(&stats, from, to)))
     }
 
@@ -180,7 +184,7 @@ impl Api {
         filter: &ExecutionFilter,
     ) -> Result<(), Error> {
         let tenant = principal.tenant();
-        if self.store.job(tenant, job).await?.is_some() {
+        if self.caches.job(tenant, job).await?.is_some() {
             return Ok(());
         }
         let any = ExecutionFilter { job: filter.job, ..Default::default() };

@@ -1,5 +1,7 @@
 //! What the calls on jobs have in common.
 
+use std::sync::{Mutex, PoisonError};
+
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::{
     self, CreateJobRequest, FieldError, JobStatus, JobType, ListJobsRequest, ValidateJobRequest, ValidateJobResponse,
@@ -12,6 +14,7 @@ use super::job_changes::Decision;
 use super::triggers::Asking;
 use super::{Api, convert, definition, of_job, request, timing};
 use crate::auth::Principal;
+use crate::cache::JobConfig;
 use crate::error::{Error, FieldProblem, Kind};
 use crate::execution::manual_id;
 use crate::job::{Job, JobSpec};
@@ -23,6 +26,11 @@ const UNCHANGED: &str = "UNCHANGED";
 const SHOWN_FIRES: usize = 5;
 
 impl Api {
+    /// The definition of a job of the caller's tenant, for what does not depend on how far it has come.
+    pub(super) async fn job_config(&self, principal: &Principal, id: Uuid) -> Result<JobConfig, Error> {
+        self.caches.job(principal.tenant(), id).await?.ok_or_else(|| Error::job_not_found(id))
+    }
+
     /// A job of the caller's tenant.
     pub(super) async fn find_job(&self, principal: &Principal, id: Uuid) -> Result<Job, Error> {
         self.store.job(principal.tenant(), id).await?.ok_or_else(|| Error::job_not_found(id))
@@ -35,14 +43,26 @@ impl Api {
         id: Uuid,
         decide: impl Fn(&Job, DateTime<Utc>) -> Decision + Send + Sync,
     ) -> Result<Job, Error> {
+        // Days into whose past the change writes an omission.
+        let past = Mutex::new(None);
         let decided = |job: &Job, now: DateTime<Utc>| {
-            decide(job, now)?.ok_or_else(|| Error::new(Kind::Internal, UNCHANGED, "nothing to change"))
+            let change = decide(job, now)?.ok_or_else(|| Error::new(Kind::Internal, UNCHANGED, "nothing to change"))?;
+            *past.lock().unwrap_or_else(PoisonError::into_inner) = change.omission.as_ref().map(|o| (o.from, o.to));
+            Ok(change)
         };
-        match self.store.change_job(principal.tenant(), id, &decided).await {
+        let _held = self.lock_job(id).await?;
+        let changing = self.caches.changing(id).await;
+        let changed = self.store.change_job(principal.tenant(), id, &decided).await;
+        changing.done().await;
+        match changed {
             Ok(Changed { job, cancelled }) => {
                 self.wake(Wake::Plan).await;
                 if cancelled.iter().any(|execution| execution.lease().is_some()) {
                     self.wake(Wake::Cancel).await;
+                }
+                let past = *past.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((from, to)) = past {
+                    self.caches.forget_days(principal.tenant(), from, to).await;
                 }
                 for execution in &cancelled {
                     self.wake(Wake::Execution(execution.id)).await;
@@ -168,7 +188,11 @@ pub(super) fn new_jobs(
 }
 
 /// What is wrong with a definition, or the fires that it will have.
-pub(super) fn validate(message: ValidateJobRequest, existing: Option<&Job>, now: DateTime<Utc>) -> ValidateJobResponse {
+pub(super) fn validate(
+    message: ValidateJobRequest,
+    existing: Option<&JobConfig>,
+    now: DateTime<Utc>,
+) -> ValidateJobResponse {
     let created_at = existing.map_or(now, |job| job.created_at);
     let given = ValidateJobRequest { id: String::new(), ..message };
     let spec = match existing {

@@ -103,7 +103,7 @@ impl JobService for Api {
         let principal = auth::caller("jobs:read")?;
         let message = request.into_inner();
         let existing = match request::id_if_any("id", &message.id)? {
-            Some(id) => Some(self.find_job(&principal, id).await?),
+            Some(id) => Some(self.job_config(&principal, id).await?),
             None => None,
         };
         let now = self.store.now().await.map_err(Error::from)?;
@@ -154,12 +154,16 @@ impl JobService for Api {
         let message = request.into_inner();
         let id = request::id("id", &message.id)?;
         let count = request::preview_count(message.count)?;
-        let job = self.find_job(&principal, id).await?;
-        let after = match request::instant("INVALID_ARGUMENT", "after", message.after)? {
-            Some(after) => after,
-            None => self.store.now().await.map_err(Error::from)?,
+        let job = self.job_config(&principal, id).await?;
+        let preview = |after, count| timing::preview(&job.spec, job.created_at, after, count);
+        let fires = match request::instant("INVALID_ARGUMENT", "after", message.after)? {
+            Some(after) => preview(after, count),
+            None => {
+                let now = self.store.now().await.map_err(Error::from)?;
+                self.caches.next_fires(&job, now, count, |count| preview(now, count)).await
+            }
         };
-        let fires = timing::preview(&job.spec, job.created_at, after, count).map_err(|error| {
+        let fires = fires.map_err(|error| {
             let (code, field) = timing::blame(&error);
             Error::field(code, field, error.to_string())
         })?;
@@ -186,7 +190,7 @@ impl JobService for Api {
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let scope = Scope::new(Listing::Omissions, &[&principal.tenant().to_string(), &job.to_string()]);
         let page = page(&scope, &message.page_token, size)?;
-        self.find_job(&principal, job).await?;
+        self.job_config(&principal, job).await?;
         let mut rows = self.store.omissions(principal.tenant(), job, &page).await.map_err(Error::from)?;
         let next_page_token = page_token::cut(&mut rows, size, |row| scope.token(row.id.as_bytes()));
         let omissions = rows.into_iter().map(convert::omission).collect();

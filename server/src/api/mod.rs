@@ -28,8 +28,10 @@ use uuid::Uuid;
 
 pub(crate) use scheduler::HTTP_STATUS;
 
+use crate::cache::Caches;
 use crate::config::Limits;
 use crate::error::Error;
+use crate::lock::{self, Held, Locks};
 use crate::store::{DynStore, StoreError, Wake};
 
 /// What the handlers need. Cheap to clone.
@@ -38,6 +40,8 @@ pub struct Api {
     pub store: DynStore,
     pub limits: Arc<Limits>,
     pub info: Arc<CoordinatorInfo>,
+    pub locks: Locks,
+    pub caches: Caches,
 }
 
 /// What a coordinator says of itself.
@@ -80,6 +84,11 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
 }
 
 impl Api {
+    /// Takes the lock of a job, which spares calls on one job the wait for its row with a connection each.
+    async fn lock_job(&self, id: Uuid) -> Result<Held, Error> {
+        Ok(self.locks.acquire(&lock::of_job(id), lock::PATIENCE).await?)
+    }
+
     /// Tells everybody that there may be work. Losing a hint costs latency only, so a failure is not the caller's.
     async fn wake(&self, hint: Wake) {
         if let Err(error) = self.store.wake(hint).await {

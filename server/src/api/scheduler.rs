@@ -155,11 +155,12 @@ impl SchedulerService for Api {
             port: i32::from(self.info.http_port),
             dependencies: Some(HealthDependencies {
                 database,
-                // None of them is configured, so none of them can fail.
-                redis: true,
+                redis: self.locks.redis_is_well(),
+                // Neither is configured, so neither can fail.
                 job_queue: true,
-                distributed_lock: true,
                 services: true,
+                // It stands on either side.
+                distributed_lock: database || self.locks.redis_is_up(),
             }),
             metrics: Some(HealthMetrics { active_jobs, queue_size: pending, memory_usage: resident_bytes() }),
         };

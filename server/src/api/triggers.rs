@@ -105,12 +105,22 @@ impl Api {
             })
             .await?;
         self.wake(Wake::Work).await;
+        // What is asked for after its time belongs to a day that may have been counted.
+        for execution in made.iter().filter(|execution| execution.scheduled_at.date_naive() < now.date_naive()) {
+            self.caches.forget_days(execution.tenant_id, execution.scheduled_at, execution.scheduled_at).await;
+        }
         Ok(made)
     }
 
-    /// Makes one execution.
+    /// Makes one execution. Where triggers of its job contend, it waits for its turn: of many, all but a few are going to be refused, and
+    /// should not hold a connection of the pool meanwhile. A job without a limit takes no lock, and many triggers of one call take none: the
+    /// transaction decides either way.
     pub(super) async fn trigger_one(&self, trigger: Trigger) -> Result<Execution, Error> {
         let job = trigger.job;
+        let _held = match self.caches.contends(trigger.tenant, job).await {
+            true => Some(self.lock_job(job).await?),
+            false => None,
+        };
         let made = self.trigger_all(vec![trigger]).await.map_err(super::of_job(job))?;
         made.into_iter().next().ok_or_else(|| Error::job_not_found(job))
     }

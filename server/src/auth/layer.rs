@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::ConnectInfo;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
+use super::Principal;
 use super::authenticator::{Authenticator, Credentials};
-use crate::error::Error;
+use crate::error::{Error, Kind};
+use crate::limiter::{Caller, Limiter, RETRY_AFTER};
 
 /// Paths that need no credentials.
 const PUBLIC: [&str; 7] = [
@@ -31,12 +33,37 @@ const PUBLIC_BELOW: [&str; 2] = ["/grpc.health.v1.", "/grpc.reflection."];
 pub struct AuthLayer {
     authenticator: Authenticator,
     public_below: Arc<[String]>,
+    limiter: Option<Limiter>,
 }
 
 impl AuthLayer {
     /// A layer that asks `authenticator`.
     pub fn new(authenticator: Authenticator) -> Self {
-        Self { authenticator, public_below: Arc::new([]) }
+        Self { authenticator, public_below: Arc::new([]), limiter: None }
+    }
+
+    /// Refuses calls of those who make too many.
+    #[must_use]
+    pub fn limited_by(mut self, limiter: Option<Limiter>) -> Self {
+        self.limiter = limiter;
+        self
+    }
+
+    /// The caller, where it is known and has not called too often. Those who are not known are counted by their address, so that
+    /// guessing credentials is as limited as using them.
+    async fn admit(&self, credentials: &Credentials<'_>) -> Result<Principal, Error> {
+        let found = self.authenticator.principal(credentials).await;
+        let Some(limiter) = self.limiter.as_ref().filter(|_| !is_unlimited(credentials.uri.path())) else {
+            return found;
+        };
+        let caller = match (&found, credentials.peer) {
+            (Ok(principal), _) => Caller::Known(principal),
+            (Err(error), Some(peer)) if error.kind == Kind::Unauthenticated => Caller::At(peer.ip()),
+            // The database is away, or there is nobody to count.
+            (Err(_), _) => return found,
+        };
+        limiter.admit(&caller).await?;
+        found
     }
 
     /// Also lets calls pass whose paths begin so, such as those of a user interface's own files.
@@ -90,12 +117,12 @@ where
         if self.layer.is_public(request.uri().path()) {
             return Box::pin(inner.call(request));
         }
-        let authenticator = self.layer.authenticator.clone();
+        let layer = self.layer.clone();
         Box::pin(async move {
             // Without the body, which need not be Sync.
             let (parts, body) = request.into_parts();
             let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer: peer(&parts.extensions) };
-            match authenticator.principal(&credentials).await {
+            match layer.admit(&credentials).await {
                 Ok(principal) => super::scope(principal, inner.call(Request::from_parts(parts, body))).await,
                 Err(error) => Ok(refusal(error, is_grpc(&parts.headers))),
             }
@@ -114,11 +141,27 @@ fn is_grpc(headers: &http::HeaderMap) -> bool {
 
 /// To gRPC a response of trailers only. To REST the error itself, which the gateway's layer of errors writes.
 fn refusal<R: Default>(error: Error, grpc: bool) -> Response<R> {
-    if grpc {
-        return tonic::Status::from(error).into_http();
+    let retry_after = error.details.get(RETRY_AFTER).and_then(|seconds| HeaderValue::from_str(seconds).ok());
+    let mut response = if grpc {
+        tonic::Status::from(error).into_http()
+    } else {
+        let mut response = Response::new(R::default());
+        *response.status_mut() = match error.kind {
+            Kind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::UNAUTHORIZED,
+        };
+        response.extensions_mut().insert(error);
+        response
+    };
+    if let Some(retry_after) = retry_after {
+        response.headers_mut().insert(http::header::RETRY_AFTER, retry_after);
     }
-    let mut response = Response::new(R::default());
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
-    response.extensions_mut().insert(error);
     response
+}
+
+/// Agents' streams are few and long, and a whole fleet of one key comes back at once when a coordinator goes.
+fn is_unlimited(path: &str) -> bool {
+    path.starts_with("/orrery.v1.AgentService/")
 }

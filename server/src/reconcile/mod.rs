@@ -17,6 +17,8 @@ pub use reaper::Reaper;
 pub use releaser::Releaser;
 pub use upkeep::Upkeep;
 
+use crate::store::Wake;
+
 /// How long ahead fires are planned, so that at the instant their executions are already there. Not a whole number of seconds: cron fires on
 /// whole ones, and planning is not to stand in the way of what fires at that moment.
 pub const PLAN_AHEAD: Duration = Duration::from_millis(5500);
@@ -55,6 +57,21 @@ pub struct Signals {
     pub cancel: Notify,
 }
 
+impl Signals {
+    /// Wakes the loops that a hint concerns.
+    pub(crate) fn heard(&self, hint: Wake) {
+        match hint {
+            Wake::Plan => self.plan.notify_one(),
+            Wake::Work => {
+                self.release.notify_one();
+                self.work.notify_one();
+            }
+            Wake::Cancel => self.cancel.notify_one(),
+            Wake::Execution(_) => {}
+        }
+    }
+}
+
 /// Sleeps until a signal, an instant, or the end; `false` at the end.
 pub(crate) async fn rest(signal: &Notify, until: tokio::time::Instant, shutdown: &CancellationToken) -> bool {
     tokio::select! {
@@ -84,7 +101,6 @@ impl Backoff {
 
 /// Passes the store's hints on to the loops, until the end.
 pub async fn forward_hints(store: crate::store::DynStore, signals: Arc<Signals>, shutdown: CancellationToken) {
-    use crate::store::Wake;
     use tokio::sync::broadcast::error::RecvError;
     let mut hints = store.hints();
     loop {
@@ -93,17 +109,11 @@ pub async fn forward_hints(store: crate::store::DynStore, signals: Arc<Signals>,
             hint = hints.recv() => hint,
         };
         match hint {
-            Ok(Wake::Plan) => signals.plan.notify_one(),
-            Ok(Wake::Work) => {
-                signals.release.notify_one();
-                signals.work.notify_one();
-            }
-            Ok(Wake::Cancel) => signals.cancel.notify_one(),
-            Ok(Wake::Execution(_)) => {}
+            Ok(hint) => signals.heard(hint),
             // Hints were missed: look everywhere.
             Err(RecvError::Lagged(_)) => {
-                for signal in [&signals.plan, &signals.release, &signals.work, &signals.cancel] {
-                    signal.notify_one();
+                for hint in [Wake::Plan, Wake::Work, Wake::Cancel] {
+                    signals.heard(hint);
                 }
             }
             Err(RecvError::Closed) => return,

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::CoordinatorInfo;
 use crate::clock::DatabaseClock;
 use crate::dispatch::Dispatch;
+use crate::lock::{self, Locks};
 use crate::store::{CoordinatorRow, DynStore, Retention, StoreError};
 use crate::telemetry::{Gauges, Metrics};
 
@@ -16,6 +17,8 @@ const MONTHS_AHEAD: u32 = 2;
 const BEAT: Duration = Duration::from_secs(5);
 const GAUGES: Duration = Duration::from_secs(30);
 const RETENTION: Duration = Duration::from_secs(3600);
+/// When to look again where another coordinator was at it.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// What a coordinator does for the store and for those who look on: says that it lives, keeps numbers, makes and drops partitions.
 pub struct Upkeep {
@@ -28,6 +31,7 @@ pub struct Upkeep {
     pub metrics: Metrics,
     /// Cancelled when the coordinator begins to shut down.
     pub leaving: CancellationToken,
+    pub locks: Locks,
 }
 
 impl Upkeep {
@@ -46,8 +50,7 @@ impl Upkeep {
                 }
             }
             if now >= next_retention {
-                next_retention = now + RETENTION;
-                self.retain().await;
+                next_retention = now + if self.retain().await { RETENTION } else { AGAIN };
             }
             let was_leaving = self.leaving.is_cancelled();
             tokio::select! {
@@ -107,7 +110,9 @@ impl Upkeep {
         self.store.record_metrics(self.info.id, &self.metrics.sample()).await
     }
 
-    async fn retain(&self) {
+    /// `false` where another coordinator is at it, or was when it died. The lock only spares the store the question.
+    async fn retain(&self) -> bool {
+        let Ok(_held) = self.locks.acquire(lock::UPKEEP, Duration::ZERO).await else { return false };
         match self.store.upkeep(MONTHS_AHEAD, &self.retention).await {
             Ok(done) if done.ran => {
                 tracing::info!(made = ?done.partitions_made, dropped = ?done.partitions_dropped, rows = done.rows_deleted, "upkeep");
@@ -115,5 +120,6 @@ impl Upkeep {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "upkeep failed; it is tried again in an hour"),
         }
+        true
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{RunError, demo, listen, live, on_signals, opened};
 use crate::auth::{Authenticator, DEFAULT_TENANT};
-use crate::config::{Identity, Limits, Listen};
+use crate::config::{Identity, Limits, Listen, Sharing};
 use crate::coordinator::Coordinator;
 use crate::telemetry::{LogArgs, Metrics};
 
@@ -36,6 +36,8 @@ pub struct DevArgs {
     pub listen: Listen,
     #[command(flatten)]
     pub limits: Limits,
+    #[command(flatten)]
+    pub sharing: Sharing,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -43,6 +45,8 @@ pub struct DevArgs {
 /// # Errors
 /// Where a port is busy or the data directory cannot be used.
 pub async fn run(args: DevArgs) -> Result<(), RunError> {
+    let metrics = Metrics::default();
+    let redis = args.sharing.redis(&metrics)?;
     let shutdown = on_signals()?;
     let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let (listeners, addresses) = listen::bind(&args.listen, [local(3009), local(50051), local(9464)], true).await?;
@@ -56,8 +60,10 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
     let coordinator = Coordinator {
         store: store.clone(),
         limits: args.limits.clone(),
+        sharing: args.sharing.clone(),
+        redis,
         authenticator: Authenticator::new(store.clone(), &Identity::default(), true)?,
-        metrics: Metrics::default(),
+        metrics,
     };
     let serving = tokio::spawn(coordinator.serve(listeners, coordinators.clone()));
     let endpoint = format!("http://{}", addresses.grpc);

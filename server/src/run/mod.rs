@@ -28,6 +28,8 @@ pub enum RunError {
     #[error("{context}: {source}")]
     Store { context: String, source: StoreError },
     #[error(transparent)]
+    Redis(#[from] crate::redis::AddressError),
+    #[error(transparent)]
     Identity(#[from] crate::auth::IdentityError),
     #[error(transparent)]
     Serve(#[from] crate::coordinator::ServeError),
@@ -41,7 +43,7 @@ impl RunError {
     /// 2 where a setting is wrong, 1 otherwise.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Setting(_) | Self::Identity(_) | Self::Logging(_) => 2,
+            Self::Setting(_) | Self::Redis(_) | Self::Identity(_) | Self::Logging(_) => 2,
             _ => 1,
         }
     }

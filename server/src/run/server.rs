@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{RunError, listen, on_signals, opened};
 use crate::auth::Authenticator;
-use crate::config::{Identity, Limits, Listen};
+use crate::config::{Identity, Limits, Listen, Sharing};
 use crate::coordinator::Coordinator;
 use crate::telemetry::{LogArgs, Metrics};
 
@@ -37,6 +37,8 @@ pub struct ServerArgs {
     pub identity: Identity,
     #[command(flatten)]
     pub limits: Limits,
+    #[command(flatten)]
+    pub sharing: Sharing,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -53,6 +55,8 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
         let message = "ORRERY_JWT_SECRET (or ORRERY_JWT_PUBLIC_KEY) is needed, so that callers can be known: openssl rand -base64 48";
         return Err(RunError::Setting(message.into()));
     }
+    let metrics = Metrics::default();
+    let redis = args.sharing.redis(&metrics)?;
     let shutdown = on_signals()?;
     let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let defaults = [any(args.port), any(50051), any(args.prometheus_port)];
@@ -62,7 +66,7 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
         () = shutdown.cancelled() => return Ok(()),
     };
     let authenticator = Authenticator::new(store.clone(), &args.identity, false)?;
-    let coordinator = Coordinator { store, limits: args.limits, authenticator, metrics: Metrics::default() };
+    let coordinator = Coordinator { store, limits: args.limits, sharing: args.sharing, redis, authenticator, metrics };
     println!("{}", addresses.ready_line());
     coordinator.serve(listeners, shutdown).await?;
     Ok(())

@@ -32,7 +32,7 @@ pub type DynStore = Arc<dyn Store>;
 
 /// Everything that a coordinator needs of its database.
 #[async_trait]
-pub trait Store: Jobs + Fires + Leases + Sessions + Logs + Reads + Keys + Upkeep {
+pub trait Store: Jobs + Fires + Leases + Sessions + Logs + Reads + Keys + Upkeep + Sharing {
     /// `postgres` or `sqlite`.
     fn engine(&self) -> &'static str;
 
@@ -44,6 +44,9 @@ pub trait Store: Jobs + Fires + Leases + Sessions + Logs + Reads + Keys + Upkeep
 
     /// The hints of [`Store::wake`], those of other coordinators included.
     fn hints(&self) -> broadcast::Receiver<Wake>;
+
+    /// Only those of [`Store::wake`] in this process, for passing them on by another way.
+    fn told(&self) -> broadcast::Receiver<Wake>;
 }
 
 /// Definitions.
@@ -229,6 +232,25 @@ pub trait Upkeep: Send + Sync {
 
     /// Keeps a sample of the scheduler's own numbers; samples older than a week are dropped.
     async fn record_metrics(&self, coordinator: Uuid, sample: &BTreeMap<String, f64>) -> Result<()>;
+}
+
+/// What coordinators share beside the jobs.
+#[async_trait]
+pub trait Sharing: Send + Sync {
+    /// Takes a lock for `ttl` from now, unless another holder has it and it has not expired. `false` where it has.
+    async fn lock(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool>;
+
+    /// Holds a lock for `ttl` from now. `false` where it has expired or is another's.
+    async fn extend_lock(&self, key: &str, holder: &str, ttl: Duration) -> Result<bool>;
+
+    /// Gives a lock back. `false` where it was not this holder's any more.
+    async fn unlock(&self, key: &str, holder: &str) -> Result<bool>;
+
+    /// The generation of what is cached outside of the database; what is of an older one may be wrong.
+    async fn cache_generation(&self) -> Result<i64>;
+
+    /// Begins the next generation.
+    async fn next_cache_generation(&self) -> Result<i64>;
 }
 
 /// Decides over a change of a job: sees it as it stands and the database's clock.

@@ -57,6 +57,16 @@ pub(super) struct ByReason {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByCache {
+    pub(super) cache: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByOperation {
+    pub(super) operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByQueue {
     pub(super) queue_name: String,
 }
@@ -84,6 +94,11 @@ pub(super) struct Instruments {
     pub(super) failed_jobs: Counter,
     pub(super) lock_acquisitions: Counter,
     pub(super) lock_timeouts: Counter,
+    pub(super) cache_hits: Family<ByCache, Counter>,
+    pub(super) cache_misses: Family<ByCache, Counter>,
+    pub(super) rate_limited: Counter,
+    pub(super) redis_failures: Family<ByOperation, Counter>,
+    pub(super) redis_breaker: Gauge,
     pub(super) omissions: Family<ByReason, Counter>,
     pub(super) refused_writes: Family<ByReason, Counter>,
     pub(super) operation_duration: Histogram,
@@ -123,6 +138,16 @@ impl Instruments {
             failed_jobs: counter(r, names::FAILED_JOBS, "Executions that failed", Counter::default()),
             lock_acquisitions: counter(r, names::LOCK_ACQUISITIONS, "Locks taken", Counter::default()),
             lock_timeouts: counter(r, names::LOCK_TIMEOUTS, "Locks not had in time", Counter::default()),
+            cache_hits: counter(r, names::CACHE_HITS, "Answers from a cache, by cache", Family::default()),
+            cache_misses: counter(r, names::CACHE_MISSES, "Questions that a cache did not know", Family::default()),
+            rate_limited: counter(r, names::RATE_LIMITED, "Calls refused by a rate limit", Counter::default()),
+            redis_failures: counter(r, names::REDIS_FAILURES, "Calls of Redis that failed, by what", Family::default()),
+            redis_breaker: plain(
+                r,
+                names::REDIS_BREAKER,
+                "Whether Redis is asked: 0 closed, it is; 1 half-open; 2 open, it is not",
+                Gauge::default(),
+            ),
             omissions: counter(r, names::OMISSIONS, "Fires that did not happen, by why", Family::default()),
             refused_writes: counter(
                 r,

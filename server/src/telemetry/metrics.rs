@@ -10,8 +10,9 @@ use prometheus_client::registry::Registry;
 use uuid::Uuid;
 
 use super::busiest::Busiest;
-use super::instruments::{ByQueue, ByReason, ByStatus, ENDS, Instruments, OfEnd, OfJob, Tenant};
+use super::instruments::{ByCache, ByOperation, ByQueue, ByReason, ByStatus, ENDS, Instruments, OfEnd, OfJob, Tenant};
 use super::process::{Meter, Usage};
+use crate::redis::BreakerState;
 
 /// Tenants that have labels of their own, unless told otherwise.
 const TENANTS: usize = 50;
@@ -143,6 +144,36 @@ impl Metrics {
     /// A lock was not to be had in time.
     pub fn lock_timed_out(&self) {
         self.inner.instruments.lock_timeouts.inc();
+    }
+
+    /// A cache knew the answer.
+    pub fn cache_hit(&self, cache: &'static str) {
+        self.inner.instruments.cache_hits.get_or_create(&ByCache { cache }).inc();
+    }
+
+    /// A cache did not know the answer.
+    pub fn cache_missed(&self, cache: &'static str) {
+        self.inner.instruments.cache_misses.get_or_create(&ByCache { cache }).inc();
+    }
+
+    /// A call was refused by a rate limit.
+    pub fn rate_limited(&self) {
+        self.inner.instruments.rate_limited.inc();
+    }
+
+    /// Redis did not do what it was asked.
+    pub fn redis_failed(&self, operation: &'static str) {
+        self.inner.instruments.redis_failures.get_or_create(&ByOperation { operation }).inc();
+    }
+
+    /// Whether Redis is asked.
+    pub fn redis_breaker(&self, state: BreakerState) {
+        let shown = match state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        };
+        self.inner.instruments.redis_breaker.set(shown);
     }
 
     /// Failed ones of all executions that have ended in the sight of this process, 0 to 1.

@@ -9,6 +9,10 @@ pub const JOB_EXECUTIONS: &str = "scheduler_job_executions_total";
 pub const FAILED_JOBS: &str = "scheduler_failed_jobs_total";
 pub const LOCK_ACQUISITIONS: &str = "scheduler_lock_acquisitions_total";
 pub const LOCK_TIMEOUTS: &str = "scheduler_lock_timeouts_total";
+pub const CACHE_HITS: &str = "scheduler_cache_hits_total";
+pub const CACHE_MISSES: &str = "scheduler_cache_misses_total";
+pub const RATE_LIMITED: &str = "scheduler_rate_limited_total";
+pub const REDIS_FAILURES: &str = "scheduler_redis_failures_total";
 pub const OMISSIONS: &str = "scheduler_omissions_total";
 pub const REFUSED_WRITES: &str = "scheduler_refused_writes_total";
 
@@ -27,6 +31,8 @@ pub const ERROR_RATE: &str = "scheduler_error_rate";
 pub const MEMORY_USAGE: &str = "scheduler_memory_usage_bytes";
 pub const CPU_USAGE: &str = "scheduler_cpu_usage_percent";
 pub const ACTIVE_CONNECTIONS: &str = "scheduler_active_connections";
+/// 0 closed, 1 half-open, 2 open.
+pub const REDIS_BREAKER: &str = "scheduler_redis_breaker_state";
 pub const AGENTS: &str = "scheduler_agents";
 
 /// What a counter is registered as, for it to be shown under `name`.

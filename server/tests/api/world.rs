@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 use orrery_proto::v1::{ErrorType, ExecutionStatus};
 use orrery_server::api::{Api, CoordinatorInfo, grpc_routes};
 use orrery_server::auth::{AuthLayer, Authenticator, generate_key};
+use orrery_server::cache::Caches;
 use orrery_server::config::{Identity, Limits, Strategy};
 use orrery_server::execution::{Event, Report};
 use orrery_server::gateway;
+use orrery_server::limiter::Limiter;
+use orrery_server::lock::Locks;
 use orrery_server::store::sqlite::SqliteStore;
 use orrery_server::store::{
     Assignment, Candidate, Change, Claim, DynStore, Fires, Grant, Keys, Leases, NewSession, Session, Sessions,
 };
+use orrery_server::telemetry::Metrics;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -89,6 +93,11 @@ impl World {
     }
 
     pub(crate) async fn with(dev_loopback: bool, limits: Limits) -> Self {
+        Self::limited(dev_loopback, limits, 0).await
+    }
+
+    /// With so many calls a minute for each caller.
+    pub(crate) async fn limited(dev_loopback: bool, limits: Limits, rate_limit: u32) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(dir.path().join("orrery.db")).await.unwrap());
@@ -106,7 +115,11 @@ impl World {
             http_port: http.port(),
             draining: AtomicBool::new(false),
         });
-        let api = Api { store: dyn_store, limits: Arc::new(limits), info: info.clone() };
+        let metrics = Metrics::default();
+        let locks = Locks::new(dyn_store.clone(), None, info.id, Duration::from_secs(30), metrics.clone());
+        let auth = auth.limited_by(Limiter::new(rate_limit, None, metrics.clone()));
+        let caches = Caches::new(dyn_store.clone(), None, metrics);
+        let api = Api { store: dyn_store, limits: Arc::new(limits), info: info.clone(), locks, caches };
         let router = gateway::router(api.clone(), auth.clone());
         tokio::spawn(async move {
             axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await.unwrap();

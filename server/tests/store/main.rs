@@ -14,6 +14,7 @@ mod engines;
 mod jobs;
 mod keys;
 mod lifecycle;
+mod locks;
 mod logs;
 mod lost_commits;
 mod plan;
@@ -23,6 +24,7 @@ mod reads;
 mod reap;
 mod release;
 mod sessions;
+mod sharing;
 mod sqlite_only;
 mod support;
 mod texts;
@@ -194,6 +196,11 @@ macro_rules! suite {
                 one_coordinator_at_a_time
                 coordinators_come_and_go
                 metrics_are_recorded;
+            sharing:
+                a_lock_has_one_holder
+                a_lock_ends_by_itself
+                only_its_holder_gives_a_lock_back
+                generations_follow_one_another;
             lifecycle:
                 the_clock_is_the_databases
                 hints_reach_everybody_here

@@ -22,6 +22,8 @@ const KINDS: [(u8, &str, Wake); 3] = [(1, "plan", Wake::Plan), (2, "work", Wake:
 /// Gives hints to everybody here, and passes them on to other coordinators.
 pub(super) struct Hints {
     local: broadcast::Sender<Wake>,
+    /// Those that were told here, without those that came from elsewhere.
+    told: broadcast::Sender<Wake>,
     waiting: Arc<Waiting>,
     /// Ends the tasks when the store goes.
     _tasks: JoinSet<()>,
@@ -44,12 +46,13 @@ impl Hints {
         let mut tasks = JoinSet::new();
         tasks.spawn(send(pool, channel.clone(), origin, waiting.clone()));
         tasks.spawn(listen(connect, channel, origin, local.clone()));
-        Self { local, waiting, _tasks: tasks }
+        Self { local, told: broadcast::Sender::new(CAPACITY), waiting, _tasks: tasks }
     }
 
     pub(super) fn tell(&self, hint: Wake) {
         // No receiver is no error: nobody listens yet.
         let _ = self.local.send(hint);
+        let _ = self.told.send(hint);
         if let Some((bit, ..)) = KINDS.iter().find(|(.., kind)| *kind == hint) {
             self.waiting.kinds.fetch_or(*bit, Ordering::AcqRel);
             self.waiting.some.notify_one();
@@ -58,6 +61,10 @@ impl Hints {
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Wake> {
         self.local.subscribe()
+    }
+
+    pub(super) fn told(&self) -> broadcast::Receiver<Wake> {
+        self.told.subscribe()
     }
 }
 

@@ -23,6 +23,7 @@ mod release;
 mod replica;
 mod rows;
 mod sessions;
+mod sharing;
 mod specs;
 mod stats;
 mod trigger;
@@ -261,5 +262,9 @@ impl Store for PgStore {
 
     fn hints(&self) -> broadcast::Receiver<Wake> {
         self.inner.hints.subscribe()
+    }
+
+    fn told(&self) -> broadcast::Receiver<Wake> {
+        self.inner.hints.told()
     }
 }

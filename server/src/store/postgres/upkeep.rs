@@ -44,6 +44,7 @@ impl Upkeep for PgStore {
         done.rows_deleted += self.delete(OLD_OMISSIONS, before(retention.omissions)).await?;
         done.rows_deleted += self.delete(OLD_KEYS, before(retention.idempotency)).await?;
         done.rows_deleted += self.delete(DELETED_JOBS, before(retention.executions)).await?;
+        done.rows_deleted += self.delete(EXPIRED_LOCKS, before(Duration::ZERO)).await?;
         done.rows_deleted += self.delete(GONE_COORDINATORS, before(Duration::from_secs(86_400))).await?;
         guard.commit().await?;
         Ok(done)
@@ -105,6 +106,8 @@ const DELETED_JOBS: &str = "with gone as (
         returning id
     ), versions as (delete from job_versions v using gone where v.job_id = gone.id)
     select id from gone";
+const EXPIRED_LOCKS: &str = "delete from scheduler_locks where lock_key in (
+    select lock_key from scheduler_locks where expires_at < $1 limit $2) and expires_at < $1";
 const GONE_COORDINATORS: &str = "delete from coordinators where id in (
     select id from coordinators where last_seen_at < $1 limit $2)";
 

@@ -13,6 +13,7 @@ mod logs;
 mod reads;
 mod rows;
 mod sessions;
+mod sharing;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -187,6 +188,11 @@ impl Store for SqliteStore {
     }
 
     fn hints(&self) -> broadcast::Receiver<Wake> {
+        self.hints.subscribe()
+    }
+
+    fn told(&self) -> broadcast::Receiver<Wake> {
+        // There is no other coordinator.
         self.hints.subscribe()
     }
 }

@@ -42,6 +42,9 @@ const JOBS: &str = "delete from scheduled_jobs where rowid in (select j.rowid fr
      and not exists (select 1 from job_versions v where v.job_id = j.id) \
      and not exists (select 1 from live_executions e where e.job_id = j.id) limit ?2)";
 
+const LOCKS: &str =
+    "delete from scheduler_locks where rowid in (select rowid from scheduler_locks where expires_at < ?1 limit ?2)";
+
 #[async_trait]
 impl Upkeep for SqliteStore {
     async fn upkeep(&self, _ahead: u32, retention: &Retention) -> Result<UpkeepDone> {
@@ -55,6 +58,7 @@ impl Upkeep for SqliteStore {
             (KEYS, retention.idempotency),
             (VERSIONS, retention.executions),
             (JOBS, retention.executions),
+            (LOCKS, Duration::ZERO),
         ] {
             rows_deleted += self.delete_older(statement, age).await?;
         }

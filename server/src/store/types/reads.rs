@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::{ExecutionStatus, LogStream, TriggerType};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Which executions to list.
@@ -37,7 +38,7 @@ pub struct LogLine {
 }
 
 /// Totals over a range.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     pub pending: i64,
     pub running: i64,
