@@ -19,10 +19,11 @@ use prost_types::{EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use rest_over_grpc::build::{DescriptorOptions, Generator, OpenApiInfo, ServiceDefinition};
 
 const PACKAGE: &str = ".orrery.v1";
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "orrery/v1/json.proto",
     "orrery/v1/job.proto",
     "orrery/v1/execution.proto",
+    "orrery/v1/dead_letter.proto",
     "orrery/v1/scheduler.proto",
     "orrery/v1/agent.proto",
 ];

@@ -85,6 +85,24 @@ impl Error {
         Self::new(Kind::NotFound, "EXECUTION_NOT_FOUND", format!("there is no execution {id}"))
     }
 
+    /// There is no such dead letter (of the caller's tenant).
+    pub fn dead_letter_not_found(execution: impl std::fmt::Display) -> Self {
+        let message = format!("there is no dead letter of execution {execution}; orrery dead-letter list shows them");
+        Self::new(Kind::NotFound, "DEAD_LETTER_NOT_FOUND", message)
+    }
+
+    /// A dead letter that has been released is not discarded.
+    pub fn dead_letter_released(execution: impl std::fmt::Display, run: impl std::fmt::Display) -> Self {
+        let message = format!("the dead letter of execution {execution} was released as execution {run}");
+        Self::new(Kind::Conflict, "DEAD_LETTER_RELEASED", message).with("releasedAs", run)
+    }
+
+    /// A dead letter that has been discarded is not released.
+    pub fn dead_letter_discarded(execution: impl std::fmt::Display) -> Self {
+        let message = format!("the dead letter of execution {execution} was discarded; retry the execution to run it all the same");
+        Self::new(Kind::Conflict, "DEAD_LETTER_DISCARDED", message)
+    }
+
     /// Says under which item of the request the fields stand, such as `jobs[3]`.
     #[must_use]
     pub fn under(mut self, item: &str) -> Self {

@@ -6,6 +6,7 @@ mod wait;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
+use orrery_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use orrery_proto::v1::execution_service_client::ExecutionServiceClient;
 use orrery_proto::v1::job_service_client::JobServiceClient;
 use orrery_proto::v1::scheduler_service_client::SchedulerServiceClient;
@@ -39,6 +40,7 @@ impl Default for ClientOptions {
 pub struct Client {
     jobs: JobServiceClient<Authorized>,
     executions: ExecutionServiceClient<Authorized>,
+    dead_letters: DeadLetterServiceClient<Authorized>,
     scheduler: SchedulerServiceClient<Authorized>,
     timeout: Duration,
 }
@@ -86,6 +88,7 @@ impl Client {
         Ok(Self {
             jobs: JobServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             executions: ExecutionServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            dead_letters: DeadLetterServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             scheduler: SchedulerServiceClient::new(authorized).max_decoding_message_size(MAX_ANSWER),
             timeout,
         })
@@ -99,6 +102,11 @@ impl Client {
     /// The generated client of executions.
     pub fn raw_executions(&self) -> ExecutionServiceClient<Authorized> {
         self.executions.clone()
+    }
+
+    /// The generated client of dead letters.
+    pub fn raw_dead_letters(&self) -> DeadLetterServiceClient<Authorized> {
+        self.dead_letters.clone()
     }
 
     /// The generated client of the scheduler's state.

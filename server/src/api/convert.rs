@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::execution::{Attempt, Execution, Lease, State};
 use crate::job::{Job, RetryPolicy, ScheduleKind, Timeouts};
-use crate::store::{CoordinatorRow, LogLine, OmissionRow, Session, Stats};
+use crate::store::{CoordinatorRow, DeadLetter, LogLine, OmissionRow, Session, Stats};
 
 /// A job; `timeouts` decide over the time-out that it shows.
 pub(crate) fn job(job: &Job, timeouts: Timeouts) -> v1::Job {
@@ -119,6 +119,7 @@ pub(crate) fn execution(execution: &Execution) -> v1::Execution {
         run_at: time(Some(execution.run_at)),
         cancel_requested_at: time(execution.cancel_requested_at),
         worker_name: worker_name.cloned().unwrap_or_default(),
+        quarantined: execution.quarantine().map(|why| why.as_json_str().to_owned()).unwrap_or_default(),
     }
 }
 
@@ -153,6 +154,25 @@ fn running_attempt(execution: &Execution, lease: &Lease) -> v1::Attempt {
         outcome: "running".to_owned(),
         error_type: None,
         error_message: String::new(),
+    }
+}
+
+/// A dead letter.
+pub(crate) fn dead_letter(letter: DeadLetter) -> v1::DeadLetter {
+    v1::DeadLetter {
+        execution_id: letter.execution_id.to_string(),
+        job_id: letter.job_id.to_string(),
+        job_name: letter.job_name,
+        reason: letter.reason.into(),
+        message: letter.message,
+        losses: letter.losses,
+        last_worker: letter.last_worker,
+        created_at: time(Some(letter.created_at)),
+        state: letter.state.into(),
+        released_as: text(letter.released_as),
+        decided_by: text(letter.decided_by),
+        decided_at: time(letter.decided_at),
+        note: letter.note,
     }
 }
 

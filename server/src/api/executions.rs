@@ -222,11 +222,20 @@ fn in_order(from: DateTime<Utc>, to: DateTime<Utc>) -> Result<(), Error> {
 }
 
 fn reason(reason: String, principal: &Principal) -> Result<String, Error> {
+    let reason = note(reason)?;
+    Ok(if reason.is_empty() { format!("cancelled by {}", principal.name) } else { reason })
+}
+
+/// What somebody gives as the reason of a decision, empty or not.
+///
+/// # Errors
+/// INVALID_ARGUMENT where it is too long.
+pub(super) fn note(reason: String) -> Result<String, Error> {
     if reason.chars().count() > MAX_REASON || reason.contains('\0') {
         let message = format!("give at most {MAX_REASON} characters, and no NUL");
         return Err(Error::field("INVALID_ARGUMENT", "reason", message));
     }
-    Ok(if reason.is_empty() { format!("cancelled by {}", principal.name) } else { reason })
+    Ok(reason)
 }
 
 fn refused(id: Uuid, rejected: &Rejected) -> Error {

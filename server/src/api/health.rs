@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
+use orrery_proto::v1::dead_letter_service_server::SERVICE_NAME as DEAD_LETTERS;
 use orrery_proto::v1::execution_service_server::SERVICE_NAME as EXECUTIONS;
 use orrery_proto::v1::job_service_server::SERVICE_NAME as JOBS;
 use orrery_proto::v1::scheduler_service_server::SERVICE_NAME as SCHEDULER;
@@ -31,8 +32,8 @@ impl HealthService {
 
 fn status(info: &CoordinatorInfo, service: &str) -> ServingStatus {
     match service {
-        "" | JOBS | EXECUTIONS | SCHEDULER | AGENTS if info.is_draining() => ServingStatus::NotServing,
-        "" | JOBS | EXECUTIONS | SCHEDULER | AGENTS => ServingStatus::Serving,
+        "" | JOBS | EXECUTIONS | DEAD_LETTERS | SCHEDULER | AGENTS if info.is_draining() => ServingStatus::NotServing,
+        "" | JOBS | EXECUTIONS | DEAD_LETTERS | SCHEDULER | AGENTS => ServingStatus::Serving,
         _ => ServingStatus::ServiceUnknown,
     }
 }

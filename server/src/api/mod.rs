@@ -1,6 +1,7 @@
 //! The gRPC services, which REST calls pass as well. Handlers read the caller, ask pure functions to decide, and let the store keep it.
 
 mod convert;
+mod dead_letters;
 mod definition;
 mod executions;
 mod explain;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use orrery_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use orrery_proto::v1::execution_service_server::ExecutionServiceServer;
 use orrery_proto::v1::job_service_server::JobServiceServer;
 use orrery_proto::v1::scheduler_service_server::SchedulerServiceServer;
@@ -77,6 +79,7 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
         .build_v1()?;
     let health = health::HealthService::new(Arc::clone(&api.info));
     Ok(Routes::new(JobServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(DeadLetterServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(ExecutionServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(SchedulerServiceServer::new(api).max_decoding_message_size(most))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))

@@ -21,6 +21,7 @@ pub(crate) enum Listing {
     Workers = 4,
     Queues = 5,
     Logs = 6,
+    DeadLetters = 7,
 }
 
 /// A listing with the filters it was asked with.

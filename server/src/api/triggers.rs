@@ -11,6 +11,7 @@ use crate::auth::Principal;
 use crate::error::Error;
 use crate::execution::Execution;
 use crate::firing;
+use crate::job::Job;
 use crate::store::{StoreError, Trigger, Wake};
 
 /// The largest parameters of a run, in bytes of their JSON text.
@@ -94,15 +95,18 @@ fn parameters(json: Option<Json>) -> Result<Option<String>, Error> {
     }
 }
 
+/// Decides over triggers, as of an instant.
+pub(super) fn admission(now: DateTime<Utc>) -> impl Fn(&Job, i64, &Trigger) -> Result<(), Error> {
+    move |job, active, trigger| firing::admit_trigger(job, active, trigger.run_at.is_some_and(|at| at > now))
+}
+
 impl Api {
     /// Makes executions, all or none.
     pub(super) async fn trigger_all(&self, triggers: Vec<Trigger>) -> Result<Vec<Execution>, StoreError> {
         let now = self.store.now().await?;
         let made = self
             .store
-            .trigger(triggers, &|job, active, trigger| {
-                firing::admit_trigger(job, active, trigger.run_at.is_some_and(|at| at > now))
-            })
+            .trigger(triggers, &admission(now))
             .await?;
         self.wake(Wake::Work).await;
         // What is asked for after its time belongs to a day that may have been counted.

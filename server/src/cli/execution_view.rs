@@ -78,6 +78,7 @@ pub(super) fn details(execution: &Execution, out: &Output) -> io::Result<()> {
         ("CPU", measured(execution.cpu_time_ms.map(|millis| duration(Some(millis))))),
         ("Retries", execution.retry_count.to_string()),
         ("Repeats", execution.retry_of.clone()),
+        ("Quarantined", execution.quarantined.clone()),
         ("Parameters", text(&execution.parameters)),
         ("Result", text(&execution.result)),
         ("Error type", error_type),

@@ -4,6 +4,7 @@ mod agent_list;
 mod completions;
 pub mod connect;
 mod cron;
+mod dead_letter;
 mod definition_file;
 mod execution;
 mod execution_view;
@@ -24,6 +25,7 @@ use self::agent_list::AgentCommand;
 use self::completions::CompletionsArgs;
 use self::connect::Client;
 use self::cron::CronCommand;
+use self::dead_letter::DeadLetterCommand;
 use self::execution::ExecutionCommand;
 use self::exit::Failure;
 use self::job::JobCommand;
@@ -93,6 +95,9 @@ pub enum Command {
     /// Look at what has run, runs and waits.
     #[command(subcommand, visible_alias = "executions")]
     Execution(Box<ExecutionCommand>),
+    /// Look at what was given up because its agents were lost, and decide over it.
+    #[command(subcommand, name = "dead-letter", visible_alias = "dead-letters")]
+    DeadLetter(Box<DeadLetterCommand>),
     /// Read cron expressions; needs no server.
     #[command(subcommand)]
     Cron(Box<CronCommand>),
@@ -199,6 +204,7 @@ async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Job(command) => command.run(context).await,
         Command::Execution(command) => command.run(context).await,
+        Command::DeadLetter(command) => command.run(context).await,
         Command::Status => status::run(context).await,
         Command::Agent(agent) => match agent.command {
             Some(command) => command.run(context).await,

@@ -152,6 +152,9 @@ impl Dispatch {
             .unwrap_or_default();
         let duration = outcome.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
         self.metrics.execution_ended(job_type, outcome.status, execution.tenant_id, duration);
+        if let Some(reason) = execution.quarantine() {
+            self.metrics.quarantined(reason);
+        }
     }
 
     /// The lanes that are known here.

@@ -1,6 +1,7 @@
 //! An execution: one run of a job, whatever the number of attempts. Its rules stand here, pure; [`crate::store`] keeps them.
 
 mod id;
+mod quarantine;
 mod retry;
 mod state;
 

@@ -14,6 +14,7 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use http_body_util::Full;
 use orrery_proto::rest::Transcoder;
+use orrery_proto::v1::__rest_over_grpc_bridge_DeadLetterService::DeadLetterServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_ExecutionService::ExecutionServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SchedulerService::SchedulerServiceRestBridge;
@@ -36,6 +37,7 @@ pub fn router(api: Api, auth: AuthLayer) -> Router {
         // Whoever reaches them has passed the layer of authentication.
         ExecutionServiceRestBridge::externally_authenticated(api.clone()),
         JobServiceRestBridge::externally_authenticated(api.clone()),
+        DeadLetterServiceRestBridge::externally_authenticated(api.clone()),
         SchedulerServiceRestBridge::externally_authenticated(api),
     );
     let service = RestService::new(std::sync::Arc::new(transcoder)).with_max_body_bytes(most);

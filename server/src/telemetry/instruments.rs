@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::sync::atomic::AtomicU64;
 
-use orrery_proto::v1::{ExecutionStatus, JobType};
+use orrery_proto::v1::{DeadLetterReason, ExecutionStatus, JobType};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -92,6 +92,7 @@ pub(super) struct Instruments {
     pub(super) executions: Family<ByStatus, Counter>,
     pub(super) job_executions: Family<OfEnd, Counter>,
     pub(super) failed_jobs: Counter,
+    pub(super) dead_letters: Family<ByReason, Counter>,
     pub(super) lock_acquisitions: Counter,
     pub(super) lock_timeouts: Counter,
     pub(super) cache_hits: Family<ByCache, Counter>,
@@ -125,8 +126,14 @@ impl Instruments {
         for status in ENDS {
             drop(executions.get_or_create(&ByStatus { status: status.as_json_str() }));
         }
+        let help = "Executions that were given up because their agents were lost, by why";
+        let dead_letters = counter(r, names::DEAD_LETTERS, help, Family::default());
+        for reason in [DeadLetterReason::LeasesLost, DeadLetterReason::MayHaveRun] {
+            drop(dead_letters.get_or_create(&ByReason { reason: reason.as_json_str() }));
+        }
         Self {
             executions,
+            dead_letters,
             operations: counter(r, names::OPERATIONS, "Calls and internal operations", Counter::default()),
             errors: counter(r, names::ERRORS, "Operations that failed", Counter::default()),
             job_executions: counter(

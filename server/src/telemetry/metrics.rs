@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use orrery_proto::v1::{ExecutionStatus, JobType};
+use orrery_proto::v1::{DeadLetterReason, ExecutionStatus, JobType};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use uuid::Uuid;
@@ -114,6 +114,11 @@ impl Metrics {
         if let Some(duration) = duration {
             to.execution_duration.get_or_create(&OfJob { job_type, tenant_id }).observe(duration.as_secs_f64());
         }
+    }
+
+    /// An execution was given up because its agents were lost.
+    pub fn quarantined(&self, reason: DeadLetterReason) {
+        self.inner.instruments.dead_letters.get_or_create(&ByReason { reason: reason.as_json_str() }).inc();
     }
 
     /// An execution started this long after its due instant.

@@ -6,6 +6,7 @@ pub const OPERATIONS: &str = "scheduler_operations_total";
 pub const ERRORS: &str = "scheduler_errors_total";
 pub const EXECUTIONS: &str = "scheduler_executions_total";
 pub const JOB_EXECUTIONS: &str = "scheduler_job_executions_total";
+pub const DEAD_LETTERS: &str = "scheduler_dead_letters_total";
 pub const FAILED_JOBS: &str = "scheduler_failed_jobs_total";
 pub const LOCK_ACQUISITIONS: &str = "scheduler_lock_acquisitions_total";
 pub const LOCK_TIMEOUTS: &str = "scheduler_lock_timeouts_total";

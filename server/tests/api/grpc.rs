@@ -87,8 +87,8 @@ async fn health_and_reflection_are_served() {
     };
     let names: BTreeSet<String> = found.service.into_iter().map(|service| service.name).collect();
     for name in
-        ["orrery.v1.JobService", "orrery.v1.ExecutionService", "orrery.v1.SchedulerService", "orrery.v1.AgentService"]
+        ["JobService", "ExecutionService", "DeadLetterService", "SchedulerService", "AgentService"]
     {
-        assert!(names.contains(name), "{names:?}");
+        assert!(names.contains(&format!("orrery.v1.{name}")), "{names:?}");
     }
 }

@@ -10,6 +10,7 @@ mod catch_up;
 mod claim;
 #[path = "../system/commit_cutter.rs"]
 mod commit_cutter;
+mod dead_letters;
 mod engines;
 mod jobs;
 mod keys;
@@ -142,6 +143,16 @@ macro_rules! suite {
                 living_sessions_are_left_alone
                 two_reapers_take_back_once
                 what_is_next_is_told;
+            dead_letters:
+                lost_work_is_a_dead_letter
+                other_ends_are_no_dead_letters
+                dead_letters_page_and_filter
+                dead_letters_are_the_tenants
+                a_discard_is_kept
+                a_release_makes_one_execution
+                a_refused_release_changes_nothing
+                a_dead_letter_comes_with_the_end
+                dead_letters_go_with_history;
             sessions:
                 a_session_opens_and_is_listed
                 a_session_resumes_under_a_new_attachment

@@ -49,6 +49,7 @@ async fn a_generic_client_calls_everything() {
     let run = caller.id("TriggerJob", &this).await;
     rest.finished(&run).await;
     executions(&mut caller, &format!(r#"id: "{run}""#)).await;
+    dead_letters(&mut caller, &run).await;
     scheduler(&mut caller, rest.workers().await[0]["id"].as_str().unwrap()).await;
     caller.ok("StopJob", &this).await;
     caller.refused("TriggerJob", &this, "JOB_INACTIVE").await;
@@ -87,6 +88,14 @@ async fn executions(caller: &mut Caller, this: &str) {
     caller.ok("FollowExecutionLogs", this).await;
     let nobody = r#"id: "00000000-0000-7000-8000-000000000000""#;
     caller.refused("WatchExecution", nobody, "EXECUTION_NOT_FOUND").await;
+}
+
+async fn dead_letters(caller: &mut Caller, run: &str) {
+    caller.ok("ListDeadLetters", "state: DEAD_LETTER_STATE_OPEN").await;
+    let this = format!(r#"execution_id: "{run}""#);
+    for method in ["GetDeadLetter", "DiscardDeadLetter", "ReleaseDeadLetter"] {
+        caller.refused(method, &this, "DEAD_LETTER_NOT_FOUND").await;
+    }
 }
 
 async fn scheduler(caller: &mut Caller, worker: &str) {

@@ -100,6 +100,17 @@ streaming! { executions:
     follow_execution_logs(FollowExecutionLogsRequest) -> LogEntry;
 }
 
+unary! { dead_letters:
+    /// A page of dead letters, newest first.
+    list_dead_letters(ListDeadLettersRequest) -> ListDeadLettersResponse;
+    /// Reads one dead letter.
+    get_dead_letter(GetDeadLetterRequest) -> DeadLetter;
+    /// Puts a dead letter aside.
+    discard_dead_letter(DiscardDeadLetterRequest) -> DeadLetter;
+    /// Runs the work of a dead letter again, as a new execution.
+    release_dead_letter(ReleaseDeadLetterRequest) -> Execution;
+}
+
 unary! { scheduler:
     /// The scheduler's state, coordinator by coordinator.
     get_status(GetStatusRequest) -> Status;

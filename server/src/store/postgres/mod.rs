@@ -7,6 +7,7 @@ mod apply;
 mod claim;
 mod commit;
 mod create;
+mod dead_letters;
 mod fires;
 mod hints;
 mod idempotency;

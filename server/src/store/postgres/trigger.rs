@@ -27,29 +27,41 @@ impl PgStore {
         ids: &mut Option<Vec<Uuid>>,
     ) -> Result<Vec<Execution>> {
         let mut tx = self.pool().begin().await?;
-        let now = super::clock(&mut tx).await?;
+        let made = self.trigger_in(&mut tx, triggers, decide, ids).await?;
+        commit(tx).await?;
+        Ok(made)
+    }
+
+    /// Makes executions in a transaction that does more than that.
+    pub(super) async fn trigger_in(
+        &self,
+        tx: &mut PgConnection,
+        triggers: &[Trigger],
+        decide: &DecideTrigger<'_>,
+        ids: &mut Option<Vec<Uuid>>,
+    ) -> Result<Vec<Execution>> {
+        let now = super::clock(tx).await?;
         let items: Vec<(Uuid, Option<&Idempotency>)> =
             triggers.iter().map(|t| (t.tenant, t.idempotency.as_ref())).collect();
         let is_repeat = ids.is_some();
         let proposed = ids.get_or_insert_with(|| write::ids(triggers.len(), now)).clone();
-        let mut keyed = reserve(&mut tx, "execution", &items, proposed, now).await?;
-        let jobs = self.lock_triggered(&mut tx, triggers, &keyed).await?;
+        let mut keyed = reserve(tx, "execution", &items, proposed, now).await?;
+        let jobs = self.lock_triggered(tx, triggers, &keyed).await?;
         if is_repeat {
             // After the locks of the jobs, which a lost transaction holds to its end.
-            let made = super::reads::by_ids(&mut tx, &keyed.ids).await?;
+            let made = super::reads::by_ids(tx, &keyed.ids).await?;
             keyed.are_made(&made.iter().map(|execution| execution.id).collect());
         }
-        let fresh = self.made(&mut tx, triggers, &keyed, &jobs, decide, now).await?;
-        write::insert(&mut tx, &fresh).await?;
+        let fresh = self.made(tx, triggers, &keyed, &jobs, decide, now).await?;
+        write::insert(tx, &fresh).await?;
         let mut counted: HashMap<Uuid, i64> = HashMap::new();
         for execution in fresh.iter().filter(|e| e.state == State::Pending) {
             *counted.entry(execution.job_id).or_default() += 1;
         }
         let counted: Vec<(&Job, i64)> =
             counted.iter().filter_map(|(id, more)| jobs.get(id).map(|job| (job, *more))).collect();
-        count(&mut tx, &counted, now).await?;
-        let known = self.with_earlier(&mut tx, fresh, &keyed).await?;
-        commit(tx).await?;
+        count(tx, &counted, now).await?;
+        let known = self.with_earlier(tx, fresh, &keyed).await?;
         keyed.ids.iter().map(|id| known.get(id).cloned().ok_or(StoreError::NotFound)).collect()
     }
 

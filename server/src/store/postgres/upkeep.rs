@@ -42,6 +42,8 @@ impl Upkeep for PgStore {
             self.forget(table, column, before(retention.logs), &mut done).await?;
         }
         done.rows_deleted += self.delete(OLD_OMISSIONS, before(retention.omissions)).await?;
+        let oldest = floor_id(before(retention.executions));
+        done.rows_deleted += self.delete_by_id(OLD_DEAD_LETTERS, oldest).await?;
         done.rows_deleted += self.delete(OLD_KEYS, before(retention.idempotency)).await?;
         done.rows_deleted += self.delete(DELETED_JOBS, before(retention.executions)).await?;
         done.rows_deleted += self.delete(EXPIRED_LOCKS, before(Duration::ZERO)).await?;
@@ -96,6 +98,9 @@ impl Upkeep for PgStore {
 
 const OLD_OMISSIONS: &str = "delete from fire_omissions where id in (
     select id from fire_omissions where created_at < $1 limit $2)";
+/// With the history of their executions.
+const OLD_DEAD_LETTERS: &str = "delete from dead_letters where execution_id in (
+    select execution_id from dead_letters where execution_id < $1 limit $2)";
 const OLD_KEYS: &str = "delete from idempotency_keys where (tenant_id, kind, key) in (
     select tenant_id, kind, key from idempotency_keys where created_at < $1 limit $2)";
 /// Jobs that were deleted before the oldest history, with all their definitions.
@@ -136,6 +141,19 @@ impl PgStore {
         let mut deleted = 0;
         for _ in 0..ROUNDS {
             let rows = sqlx::query(statement).bind(before).bind(BATCH).execute(self.pool()).await?.rows_affected();
+            deleted += rows;
+            if rows < BATCH.unsigned_abs() {
+                break;
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// The same, by a statement that takes the lowest id that is kept.
+    async fn delete_by_id(&self, statement: &'static str, oldest: Uuid) -> Result<u64> {
+        let mut deleted = 0;
+        for _ in 0..ROUNDS {
+            let rows = sqlx::query(statement).bind(oldest).bind(BATCH).execute(self.pool()).await?.rows_affected();
             deleted += rows;
             if rows < BATCH.unsigned_abs() {
                 break;

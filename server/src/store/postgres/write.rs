@@ -85,6 +85,7 @@ pub(super) async fn save(connection: &mut PgConnection, executions: &[&Execution
     }
     if !over.is_empty() {
         finish(connection, &over).await?;
+        super::dead_letters::bury(connection, &over).await?;
     }
     Ok(())
 }

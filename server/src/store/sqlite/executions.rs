@@ -156,6 +156,7 @@ pub(super) async fn active_of(tx: &mut Transaction<'static, Sqlite>, job: Uuid, 
 async fn save(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<()> {
     if let State::Done(outcome) = &execution.state {
         finish(tx, execution, outcome).await?;
+        super::dead_letters::bury(tx, execution).await?;
         return delete(tx, execution.id).await;
     }
     let lease = execution.lease();

@@ -127,11 +127,33 @@ impl Fires for SqliteStore {
 
     async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {
         let mut work = self.write().await?;
+        let made = self.trigger_in(&mut work, triggers, decide).await?;
+        work.commit().await?;
+        Ok(made)
+    }
+
+    async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {
+        let found = sqlx::query("select id, tenant_id, queue, executor, selector from lanes where id > ? order by id")
+            .bind(id)
+            .fetch_all(&self.readers)
+            .await?;
+        found.iter().map(rows::lane).collect()
+    }
+}
+
+impl SqliteStore {
+    /// Makes executions in a transaction that may do more than that.
+    pub(super) async fn trigger_in(
+        &self,
+        work: &mut Work,
+        triggers: Vec<Trigger>,
+        decide: &DecideTrigger<'_>,
+    ) -> Result<Vec<Execution>> {
         let mut loads: BTreeMap<Uuid, i64> = BTreeMap::new();
         let mut made = Vec::with_capacity(triggers.len());
         for (index, trigger) in triggers.into_iter().enumerate() {
             let earlier =
-                jobs::replay(&mut work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
+                jobs::replay(work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
             if let Some(earlier) = earlier
                 && let Some(execution) = executions::any(&mut work.tx, earlier).await?
             {
@@ -147,24 +169,13 @@ impl Fires for SqliteStore {
                 None => load_of(&mut work.tx, job.id).await?.0,
             };
             decide(&job, load, &trigger).map_err(refused)?;
-            let execution = make(&mut work, &job, &trigger).await?;
+            let execution = make(work, &job, &trigger).await?;
             loads.insert(job.id, load + i64::from(execution.is_active()));
             made.push(execution);
         }
-        work.commit().await?;
         Ok(made)
     }
 
-    async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {
-        let found = sqlx::query("select id, tenant_id, queue, executor, selector from lanes where id > ? order by id")
-            .bind(id)
-            .fetch_all(&self.readers)
-            .await?;
-        found.iter().map(rows::lane).collect()
-    }
-}
-
-impl SqliteStore {
     async fn release_one(
         &self,
         work: &mut Work,

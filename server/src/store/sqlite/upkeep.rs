@@ -25,6 +25,9 @@ const COORDINATORS: Duration = Duration::from_secs(86_400);
 /// and their logs, from before an id (?3): the age of an execution is that of the instant in its id.
 const HISTORY: &str =
     "delete from job_executions where id in (select id from job_executions where id < ?3 order by id limit ?2)";
+/// With the history of their executions.
+const DEAD_LETTERS: &str = "delete from dead_letters where execution_id in (select execution_id from dead_letters \
+     where execution_id < ?3 order by execution_id limit ?2)";
 const LOGS: &str = "delete from execution_logs where (execution_id, sequence) in (select execution_id, sequence from execution_logs l \
      where execution_id < ?3 and not exists (select 1 from live_executions e where e.id = l.execution_id) limit ?2)";
 const LOG_SIZES: &str = "delete from execution_log_sizes where execution_id in (select execution_id from execution_log_sizes s \
@@ -52,6 +55,7 @@ impl Upkeep for SqliteStore {
         let mut rows_deleted = 0;
         for (statement, age) in [
             (HISTORY, retention.executions),
+            (DEAD_LETTERS, retention.executions),
             (LOGS, retention.logs),
             (LOG_SIZES, retention.logs),
             (OMISSIONS, retention.omissions),

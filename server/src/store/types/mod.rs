@@ -1,5 +1,6 @@
 //! What goes in and out of a store, beside jobs and executions; by the nouns of its traits.
 
+mod dead_letters;
 mod fires;
 mod jobs;
 mod leases;
@@ -8,6 +9,7 @@ mod refused;
 mod sessions;
 mod upkeep;
 
+pub use dead_letters::*;
 pub use fires::*;
 pub use jobs::*;
 pub use leases::*;

@@ -1,0 +1,23 @@
+-- Executions that were given up because their agents were lost. They wait for somebody's decision.
+create table dead_letters (
+    execution_id uuid primary key,
+    -- UUIDv7 of the moment it was made: lists go by it.
+    id uuid not null unique,
+    tenant_id uuid not null,
+    job_id uuid not null,
+    -- leases_lost or may_have_run.
+    reason text not null,
+    message text not null,
+    losses integer not null,
+    last_worker text not null,
+    created_at timestamptz not null,
+    state text not null default 'open' check (state in ('open', 'discarded', 'released')),
+    released_as uuid,
+    decided_by uuid,
+    decided_at timestamptz,
+    note text,
+    check ((state = 'released') = (released_as is not null)),
+    check ((state = 'open') = (decided_at is null))
+);
+create index dead_letters_listed on dead_letters (tenant_id, id desc);
+create index dead_letters_job on dead_letters (tenant_id, job_id, id desc);
