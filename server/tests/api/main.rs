@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod clients;
+mod dead_letters;
 mod executions;
 mod grpc;
 mod identity;

@@ -30,6 +30,7 @@ mod lost_agent;
 mod many;
 mod metrics;
 mod overlap;
+mod poison;
 mod reflection;
 mod repeating;
 mod restart;
