@@ -1,0 +1,49 @@
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{TimeDelta, Utc};
+
+use super::{Findings, Invariant};
+use crate::evidence::{Evidence, Lease};
+
+/// How long past an attempt's deadline its agent may take to say so itself.
+const SLACK: TimeDelta = TimeDelta::seconds(15);
+
+/// What coordinators may take up at the end, debug builds included.
+const MOST_MIB: u64 = 400;
+
+/// Leases end in time, and a job never has more than its limit; memory is bounded.
+pub(super) fn check(evidence: &Evidence, findings: &mut Findings) {
+    let outages = TimeDelta::from_std(evidence.outages).unwrap_or_default();
+    for lease in &evidence.leases {
+        let end = lease.to.unwrap_or_else(Utc::now);
+        let latest = lease.deadline.map(|deadline| deadline + SLACK + evidence.ttl() * 2 + outages);
+        findings
+            .check(Invariant::I4, latest.is_none_or(|latest| end <= latest), || format!("it ended late: {lease:?}"));
+        findings.check(Invariant::I4, lease.to.is_some(), || format!("it is held still: {lease:?}"));
+    }
+    limits(evidence, findings);
+    for (name, mib) in &evidence.resident {
+        findings.check(Invariant::I9, *mib < MOST_MIB, || format!("{name} holds {mib} MiB"));
+    }
+}
+
+fn limits(evidence: &Evidence, findings: &mut Findings) {
+    let limits: HashMap<_, _> = evidence.workload.jobs.iter().map(|(id, plan)| (*id, plan)).collect();
+    let mut by_job: HashMap<_, Vec<&Lease>> = HashMap::new();
+    for lease in &evidence.leases {
+        by_job.entry(lease.job).or_default().push(lease);
+    }
+    for (job, leases) in by_job {
+        let Some(plan) = limits.get(&job).filter(|plan| plan.limit > 0) else { continue };
+        let most = usize::try_from(plan.limit).unwrap_or(usize::MAX);
+        // By the numbers of the changes, not by time: a change has its number before it is visible to others.
+        let mut ends: BTreeSet<(i64, i64)> = BTreeSet::new();
+        for lease in leases {
+            ends.retain(|(end, _)| *end > lease.begin);
+            ends.insert((lease.end, lease.begin));
+            findings.check(Invariant::I5, ends.len() <= most, || {
+                format!("{}: {} leases at once, and the limit is {most}: {lease:?}", plan.name, ends.len())
+            });
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The changes of rows that the database itself has noted down, by triggers of the harness.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgPool};
+use uuid::Uuid;
+
+use crate::error::Result;
+
+/// A row of `chaos.changes`; see `journal.sql`.
+#[derive(Clone, Debug, FromRow)]
+pub struct Change {
+    /// Rises in the order in which changes of one row were made.
+    pub id: i64,
+    pub at: DateTime<Utc>,
+    pub source: String,
+    pub op: String,
+    pub execution: Option<Uuid>,
+    pub job: Option<Uuid>,
+    pub scheduled_at: Option<DateTime<Utc>>,
+    pub run_at: Option<DateTime<Utc>>,
+    pub trigger_type: Option<i16>,
+    pub old_state: Option<i16>,
+    pub new_state: Option<i16>,
+    pub old_epoch: Option<i64>,
+    pub new_epoch: Option<i64>,
+    pub old_session: Option<Uuid>,
+    pub new_session: Option<Uuid>,
+    pub attempt: Option<i32>,
+    pub was_started: Option<bool>,
+    pub is_started: Option<bool>,
+    pub deadline: Option<DateTime<Utc>>,
+    pub status: Option<String>,
+    pub session_expires: Option<DateTime<Utc>>,
+    pub name: Option<String>,
+    pub coordinator: Option<Uuid>,
+    pub attachment: Option<i64>,
+}
+
+/// An execution that is over, as history has it.
+#[derive(Clone, Debug, FromRow)]
+pub struct Past {
+    pub id: Uuid,
+    pub job_id: Uuid,
+    pub trigger_type: String,
+    pub status: String,
+    pub scheduled_at: DateTime<Utc>,
+    pub completed_at: DateTime<Utc>,
+    pub epoch: i64,
+    pub attempt: i32,
+    pub losses: i32,
+    pub worker_id: Option<Uuid>,
+    /// JSON as text.
+    pub result: Option<String>,
+    pub attempts: Option<String>,
+    pub error_message: Option<String>,
+}
+
+/// Fires that did not happen.
+#[derive(Clone, Debug, FromRow)]
+pub struct Omitted {
+    pub job_id: Uuid,
+    pub reason: String,
+    pub from_at: DateTime<Utc>,
+    pub to_at: DateTime<Utc>,
+    pub count: i64,
+    pub created_at: DateTime<Utc>,
+}
+
+/// The state of an execution in the changes of `live_executions`.
+pub const PENDING: i16 = 1;
+pub const LEASED: i16 = 2;
+
+/// The trigger type of a fire there.
+pub const BY_SCHEDULE: i16 = 1;
+
+/// Puts the triggers in place.
+///
+/// # Errors
+/// Where the tables are not those that it expects.
+pub async fn install(pool: &PgPool) -> Result<()> {
+    sqlx::raw_sql(include_str!("journal.sql")).execute(pool).await?;
+    Ok(())
+}
+
+/// Every change, the oldest first.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn changes(pool: &PgPool) -> Result<Vec<Change>> {
+    Ok(sqlx::query_as("select * from chaos.changes order by id").fetch_all(pool).await?)
+}
+
+/// Everything that is over.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn past(pool: &PgPool) -> Result<Vec<Past>> {
+    let query =
+        "select id, job_id, trigger_type, status, scheduled_at, completed_at, epoch, attempt, losses, worker_id,
+        result::text as result, attempts::text as attempts, error_message from job_executions order by id";
+    Ok(sqlx::query_as(query).fetch_all(pool).await?)
+}
+
+/// Every omission.
+///
+/// # Errors
+/// Where the database cannot be asked.
+pub async fn omitted(pool: &PgPool) -> Result<Vec<Omitted>> {
+    let query = "select job_id, reason, from_at, to_at, count, created_at from fire_omissions order by id";
+    Ok(sqlx::query_as(query).fetch_all(pool).await?)
+}
