@@ -19,6 +19,8 @@ const LOCAL_DATA: &str = "./orrery-agent-data";
 pub struct AgentOptions {
     /// Addresses of coordinators, such as `http://127.0.0.1:50051`; gone round until one answers.
     pub coordinators: Vec<String>,
+    /// Goes round them in this order, and not in one of the agent's own.
+    pub keep_order: bool,
     /// Used instead of the addresses, where given.
     pub channel: Option<Channel>,
     /// The API key or token.
@@ -49,6 +51,7 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self {
             coordinators: Vec::new(),
+            keep_order: false,
             channel: None,
             token: None,
             name: hostname(),
@@ -86,6 +89,9 @@ pub struct AgentArgs {
         default_value = "http://127.0.0.1:50051"
     )]
     pub coordinators: Vec<String>,
+    /// Go round the coordinators in the order given; without it each agent has an order of its own, so that agents spread
+    #[arg(long, env = "ORRERY_KEEP_ORDER")]
+    pub keep_order: bool,
     /// API key or token; better given by the environment or a file, since others can see a command line
     #[arg(long, env = "ORRERY_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
     pub token: Option<String>,
@@ -113,10 +119,10 @@ pub struct AgentArgs {
     /// Only offer this executor (http, command, shell, python, function); repeatable
     #[arg(long = "executor", value_name = "NAME", env = "ORRERY_EXECUTOR", value_delimiter = ',')]
     pub executors: Vec<String>,
-    /// From SIGTERM to SIGKILL, where a process is cancelled or out of time; with more than 8 s it may be retried elsewhere before it is gone
-    #[arg(long, value_name = "S", env = "ORRERY_GRACE_SECONDS", default_value_t = 5)]
+    /// From SIGTERM to SIGKILL, where a process is cancelled or out of time; 8 s at most, since coordinators wait no longer for its end
+    #[arg(long, value_name = "S", env = "ORRERY_GRACE_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=8))]
     pub grace_seconds: u64,
-    /// How long what runs may go on after SIGTERM to the agent, before it is stopped and given back to run elsewhere
+    /// How long what runs may go on after SIGTERM to the agent, before it is stopped, to begin anew elsewhere
     #[arg(long, value_name = "S", env = "ORRERY_DRAIN_SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
     /// Where results wait until a coordinator has them [default: /var/lib/orrery-agent where that is, else ./orrery-agent-data]
@@ -142,6 +148,7 @@ impl AgentArgs {
         };
         Ok(AgentOptions {
             coordinators: given(self.coordinators),
+            keep_order: self.keep_order,
             token,
             name: self.name.filter(|name| !name.is_empty()).unwrap_or_else(hostname),
             labels: self.labels,

@@ -14,7 +14,7 @@ use crate::executor::executors;
 
 /// From the end of a process's own grace until the agent gives a stopped task up: killing it, and reading what it wrote last, take 3 s at
 /// most. With the usual grace of 5 s and what comes after ([`AFTER_GRACE`](orrery_sdk::worker::AFTER_GRACE)) a time-out is told within
-/// 12 s; coordinators wait 15 s. Longer graces than 8 s outlast that, and the work may be retried elsewhere while it still stops here.
+/// 12 s; coordinators wait 15 s. Longer graces than 8 s would outlast that, and are refused.
 const BEYOND_GRACE: Duration = Duration::from_secs(4);
 
 /// Runs executions on this host.
@@ -39,7 +39,8 @@ pub enum AgentError {
 }
 
 impl Agent {
-    /// Runs until `shutdown`, then drains: takes no further work, waits for what runs, sends the results, and gives back what it had to stop.
+    /// Runs until `shutdown`, then drains: takes no further work, waits for what runs, sends the results, and tells what it had to stop to be
+    /// interrupted.
     /// Dropping the future instead kills
     /// what runs; results that were not acknowledged are told by the next agent on the same data directory.
     ///
@@ -72,6 +73,9 @@ fn worker(options: AgentOptions) -> Result<Worker, AgentError> {
         .timeout_cap(options.timeout_cap)
         .drain_timeout(options.drain_timeout)
         .grace(grace);
+    if options.keep_order {
+        builder = builder.keep_order();
+    }
     if let Some(channel) = options.channel {
         builder = builder.channel(channel);
     }
@@ -117,7 +121,7 @@ fn restricted(mut all: Executors, only: &[String], has_functions: bool) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use orrery_sdk::worker::AFTER_GRACE;
+    use orrery_sdk::worker::{AFTER_GRACE, LONGEST_GRACE};
 
     use super::*;
     use crate::executor::ExecutorSettings;
@@ -139,6 +143,8 @@ mod tests {
     #[test]
     fn a_time_out_is_told_before_the_coordinator_gives_the_work_away() {
         assert!(ExecutorSettings::default().grace + BEYOND_GRACE + AFTER_GRACE <= Duration::from_secs(12));
+        // The longest that the command line takes.
+        assert!(Duration::from_secs(8) + BEYOND_GRACE <= LONGEST_GRACE);
     }
 
     #[tokio::test]

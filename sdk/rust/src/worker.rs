@@ -26,6 +26,8 @@ use crate::error::Error;
 
 /// The longest from the end of a stopped task's grace to its report.
 pub const AFTER_GRACE: Duration = attempt::AFTER_GRACE;
+/// The longest grace that a worker takes; see [`WorkerBuilder::grace`].
+pub const LONGEST_GRACE: Duration = attempt::LONGEST_GRACE;
 
 /// A worker that is ready to run. Made by [`Worker::builder`].
 pub struct Worker {

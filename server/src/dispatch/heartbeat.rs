@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use orrery_proto::v1::{Heartbeat, HeldLease};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::renewals::Beat;
@@ -18,6 +19,12 @@ impl AgentApi {
     /// be lost, and another coordinator may have taken a lease back. Without this a lost lease would be nobody's work until its deadline, and
     /// one that was taken back would be two agents'.
     pub(super) async fn hear(&self, id: Uuid, attachment: i64, beat: Heartbeat) {
+        let reads = self.dispatch.on(id, attachment, |attached| attached.reads(beat.heard, Instant::now()));
+        if reads == Some(false) {
+            tracing::warn!(session = %id, "an agent sends heartbeats and reads nothing; its stream is cut");
+            self.dispatch.expel_from(id, attachment);
+            return;
+        }
         let named = leases(&beat.held);
         let unknown = |held: &Leases| beat.held.iter().any(|lease| !knows(held, lease));
         let surprised = self.dispatch.on(id, attachment, |attached| unknown(&attached.held)).unwrap_or(false);

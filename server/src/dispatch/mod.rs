@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use orrery_proto::v1::coordinator_message::Kind;
 use orrery_proto::v1::{CoordinatorMessage, DrainRequest, HeldLease, JobType, Revoke};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use cancels::Cancels;
@@ -37,13 +38,19 @@ pub struct Dispatch {
     attached: Mutex<BTreeMap<Uuid, Attached>>,
     /// The lanes that are known here. They never change, so they are only added to.
     lanes: Mutex<BTreeMap<i64, Lane>>,
+    /// Agents that are let in at the same time.
+    admission: Semaphore,
     metrics: Metrics,
 }
+
+/// How many sessions are opened or resumed at once. Where hundreds of agents come back together, the others wait for a moment, and the
+/// database's connections stay free for heartbeats and work.
+const ADMISSIONS: usize = 4;
 
 impl Dispatch {
     /// A registry without sessions.
     pub fn new(metrics: Metrics) -> Self {
-        Self { attached: Mutex::default(), lanes: Mutex::default(), metrics }
+        Self { attached: Mutex::default(), lanes: Mutex::default(), admission: Semaphore::new(ADMISSIONS), metrics }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Attached>> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use orrery_proto::v1::coordinator_message::Kind;
 use orrery_proto::v1::{HeartbeatAck, HeldLease};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -96,7 +97,10 @@ impl Renewals {
         for (id, beat) in beats {
             if done.renewed.contains(&id) {
                 let ack = HeartbeatAck { sequence: beat.sequence, revoked: beat.revoked };
-                self.dispatch.on(id, beat.attachment, |attached| attached.send(Kind::HeartbeatAck(ack)));
+                self.dispatch.on(id, beat.attachment, |attached| {
+                    attached.told(beat.sequence, Instant::now());
+                    attached.send(Kind::HeartbeatAck(ack))
+                });
             } else if done.busy.contains(&id) {
                 again.insert(id, beat);
             } else {

@@ -70,7 +70,11 @@ impl AgentService for AgentApi {
         let mut words = request.into_inner();
         let register = introduction(&mut words).await?;
         let agent = described(&register, &principal, self.coordinator_id, address)?;
-        let Opened { session, resumed, held } = self.open(&register, &agent).await?;
+        let Opened { session, resumed, held } = {
+            // Never closed. An agent that gives up waiting takes its place in the queue along.
+            let _turn = self.dispatch.admission.acquire().await;
+            self.open(&register, &agent).await?
+        };
         let revoked = register.held.iter().filter(|lease| !knows(&held, lease)).cloned().collect();
 
         let (frames, outgoing) = mpsc::channel(FRAMES);

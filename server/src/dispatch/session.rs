@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use orrery_proto::v1::CoordinatorMessage;
 use orrery_proto::v1::coordinator_message::Kind;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,6 +27,10 @@ pub struct Attached {
     missing: Leases,
     pub draining: bool,
     pub frames: mpsc::Sender<CoordinatorMessage>,
+    /// The oldest acknowledgement of a heartbeat that it has not said to have read, and when that was sent.
+    unheard: Option<(u64, Instant)>,
+    /// How long it may leave that unread.
+    patience: Duration,
     /// Ends the stream.
     pub cut: CancellationToken,
 }
@@ -38,7 +45,20 @@ impl Attached {
         cut: CancellationToken,
     ) -> Self {
         let (id, attachment, draining) = (session.id, session.attachment, session.draining);
-        Self { id, attachment, agent, credits: 0, held, missing: Leases::new(), draining, frames, cut }
+        let patience = (session.expires_at - session.renewed_at).to_std().unwrap_or_default();
+        Self {
+            id,
+            attachment,
+            agent,
+            credits: 0,
+            held,
+            missing: Leases::new(),
+            draining,
+            frames,
+            unheard: None,
+            patience,
+            cut,
+        }
     }
 
     /// The leases that neither this heartbeat nor the one before it named: they have not reached the agent, or it has lost them. One
@@ -56,7 +76,21 @@ impl Attached {
         lost
     }
 
-    /// Sends a frame without waiting. An agent that does not read is cut off.
+    /// A heartbeat is acknowledged.
+    pub(crate) fn told(&mut self, sequence: u64, now: Instant) {
+        self.unheard.get_or_insert((sequence, now));
+    }
+
+    /// Whether it reads what it is sent, given the newest acknowledgement that it says to have read. Connections hold a lot, so a full queue
+    /// alone would tell that late.
+    pub(crate) fn reads(&mut self, heard: u64, now: Instant) -> bool {
+        if self.unheard.is_some_and(|(sequence, _)| heard >= sequence) {
+            self.unheard = None;
+        }
+        self.unheard.is_none_or(|(_, since)| now.saturating_duration_since(since) <= self.patience)
+    }
+
+    /// Sends a frame without waiting. An agent whose queue is full is cut off.
     pub(crate) fn send(&self, kind: Kind) -> bool {
         let sent = self.frames.try_send(message(kind)).is_ok();
         if !sent {
@@ -99,6 +133,8 @@ mod tests {
     use chrono::DateTime;
     use std::collections::BTreeMap;
 
+    const TTL: Duration = Duration::from_secs(15);
+
     fn attached() -> (Attached, mpsc::Receiver<CoordinatorMessage>) {
         let agent = NewSession {
             tenant_id: None,
@@ -120,7 +156,7 @@ mod tests {
             draining: false,
             opened_at: at,
             renewed_at: at,
-            expires_at: at,
+            expires_at: at + TTL,
             running: 0,
         };
         let (frames, outgoing) = mpsc::channel(1);
@@ -142,12 +178,32 @@ mod tests {
         assert_eq!(session.lost(&named), []);
     }
 
+    fn drain() -> Kind {
+        Kind::Drain(orrery_proto::v1::DrainRequest { reconnect: false })
+    }
+
+    #[test]
+    fn who_hears_nothing_for_its_sessions_life_does_not_read() {
+        let (mut session, _outgoing) = attached();
+        let start = Instant::now();
+        let at = |second: u64| start + Duration::from_secs(second);
+        assert!(session.reads(0, at(0)));
+        session.told(1, at(0));
+        session.told(2, at(5));
+        assert!(session.reads(0, at(14)), "the first is under way");
+        assert!(session.reads(1, at(14)));
+        session.told(3, at(15));
+        // The second is not heard, but no life has passed since the third was sent.
+        assert!(session.reads(2, at(29)) && session.reads(2, at(30)));
+        assert!(!session.reads(2, at(31)));
+        assert!(session.reads(3, at(500)), "nothing was sent");
+    }
+
     #[test]
     fn an_agent_that_does_not_read_is_cut_off() {
         let (mut session, _outgoing) = attached();
         session.credits = 1;
         assert!(session.offer().is_some());
-        let drain = || Kind::Drain(orrery_proto::v1::DrainRequest { reconnect: false });
         assert!(session.send(drain()));
         assert!(!session.send(drain()), "the queue holds one");
         assert!(session.cut.is_cancelled() && session.offer().is_none());

@@ -108,6 +108,35 @@ async fn a_drained_coordinator_hands_over() {
     assert_eq!((&run["status"], &run["epoch"]), (&json!("completed"), &json!(1)), "{run:#}");
 }
 
+/// It keeps its connections open and answers nothing.
+#[tokio::test]
+async fn a_frozen_coordinator_is_left() {
+    let world = World::new(Engine::Postgres).await;
+    let first = world.server(&[]).await;
+    let second = world.server(&[]).await;
+    let _agent = world.agent("a", &[&first, &second], &[]).await;
+    let rest = second.rest();
+    let script = r#"echo $$ > "$DIR/pid"; until [ -e "$DIR/go" ]; do sleep 0.05; done"#;
+    let config = json!({"command": script, "environment": {"DIR": world.directory().display().to_string()}});
+    let run = rest.trigger(&rest.create_manual("long", "shell", config).await).await;
+    pid_in(&world.path("pid")).await;
+    rest.running(&run).await;
+    let before = coordinator_of(&rest, "a").await;
+    first.process.signal(rustix::process::Signal::STOP);
+    until_true("the agent has moved", Duration::from_secs(15), async || {
+        let now = coordinator_of(&rest, "a").await;
+        !now.is_empty() && now != before
+    })
+    .await;
+    // What it wakes to is not its own any more.
+    first.process.signal(rustix::process::Signal::CONT);
+    std::fs::write(world.path("go"), "").unwrap();
+    let run = rest.finished(&run).await;
+    assert_eq!((&run["status"], &run["epoch"]), (&json!("completed"), &json!(1)), "{run:#}");
+    assert_eq!(run["attempts"].as_array().unwrap().len(), 1, "{run:#}");
+    assert_ne!(coordinator_of(&rest, "a").await, before);
+}
+
 /// Whichever coordinator is asked, it answers for the agents of all.
 #[tokio::test]
 async fn either_coordinator_answers_for_both() {

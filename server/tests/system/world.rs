@@ -140,7 +140,7 @@ impl World {
         self.start_agent_to(name, &addresses.join(","), args, token)
     }
 
-    /// The same, to addresses separated by commas.
+    /// The same, to addresses separated by commas, in their order.
     pub(crate) fn start_agent_to(&self, name: &str, addresses: &str, args: &[&str], token: &str) -> Process {
         let data = self.path(&format!("agent-{name}"));
         let environment = [
@@ -148,6 +148,7 @@ impl World {
             ("ORRERY_TOKEN", token.to_owned()),
             ("ORRERY_AGENT_NAME", name.to_owned()),
             ("ORRERY_AGENT_DATA_DIR", data.display().to_string()),
+            ("ORRERY_KEEP_ORDER", "true".to_owned()),
         ];
         let environment: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (*k, v.as_str())).collect();
         self.orrery(&format!("agent-{name}"), &[&["agent"], args].concat(), &environment)

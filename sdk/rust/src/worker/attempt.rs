@@ -22,6 +22,8 @@ use crate::executor::{Context, Executor, Outcome, StopReason, Task};
 /// to somebody else, so what comes after the deadline must be over before: this grace, the abort and the flush take 12 s at most, and
 /// 3 s are left for the way.
 pub(super) const GRACE: Duration = Duration::from_secs(9);
+/// The longest grace that can be chosen: it leaves nothing for the way.
+pub(super) const LONGEST_GRACE: Duration = Duration::from_secs(12);
 /// After its abort a task that waits anywhere is gone at the next turn; one that computes without a wait is not, and is left behind.
 const ABORT: Duration = Duration::from_secs(1);
 /// How long a result waits for its output to be stored before it.

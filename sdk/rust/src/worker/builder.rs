@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_proto::v1::Register;
+use rand::seq::SliceRandom as _;
 use tonic::transport::Channel;
 
-use super::attempt::{GRACE, Workshop};
+use super::attempt::{GRACE, LONGEST_GRACE, Workshop};
 use super::backoff::Backoff;
 use super::finished::Limits;
 use super::journal::{FileJournal, Journal, NoJournal};
@@ -30,6 +31,7 @@ const FUNCTION: &str = "function";
 #[must_use]
 pub struct WorkerBuilder {
     endpoints: Vec<String>,
+    keep_order: bool,
     channel: Option<Channel>,
     api_key: Option<String>,
     name: String,
@@ -54,6 +56,7 @@ impl Default for WorkerBuilder {
     fn default() -> Self {
         Self {
             endpoints: Vec::new(),
+            keep_order: false,
             channel: None,
             api_key: None,
             name: std::env::var("HOSTNAME").unwrap_or_else(|_| "orrery-worker".into()),
@@ -77,7 +80,8 @@ impl Default for WorkerBuilder {
 }
 
 impl WorkerBuilder {
-    /// Adds a coordinator's address, such as `http://127.0.0.1:50051`. The first that answers is used; the list is gone round for ever.
+    /// Adds a coordinator's address, such as `http://127.0.0.1:50051`. The first that answers is used; the list is gone round for ever,
+    /// in an order of each worker's own, so that workers with the same list spread over it, and over what is left when one dies.
     pub fn endpoint(mut self, uri: impl Into<String>) -> Self {
         self.endpoints.push(uri.into());
         self
@@ -86,6 +90,12 @@ impl WorkerBuilder {
     /// Adds several addresses.
     pub fn endpoints<I: IntoIterator<Item: Into<String>>>(mut self, uris: I) -> Self {
         self.endpoints.extend(uris.into_iter().map(Into::into));
+        self
+    }
+
+    /// Goes round the addresses in the order in which they were added, such as the nearest first.
+    pub fn keep_order(mut self) -> Self {
+        self.keep_order = true;
         self
     }
 
@@ -183,8 +193,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long a task may take to stop once it is told to, before it is aborted; 9 s by default. With more than 12 s an attempt that has
-    /// timed out may be retried elsewhere while it still stops here: coordinators wait 15 s for its report, of which up to
+    /// How long a task may take to stop once it is told to, before it is aborted; 9 s by default, [`LONGEST_GRACE`](super::LONGEST_GRACE)
+    /// at most: an attempt that has timed out is retried elsewhere when coordinators have waited 15 s for its report, of which up to
     /// [`AFTER_GRACE`](super::AFTER_GRACE) pass after the grace.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -215,17 +225,16 @@ impl WorkerBuilder {
     /// [`WorkerError::Options`] for an address or key that cannot be used, [`WorkerError::Invalid`] where there is no coordinator, no slot or
     /// nothing to run.
     pub fn build(self) -> Result<Worker, WorkerError> {
-        let coordinators = match &self.channel {
-            Some(channel) => Coordinators::Channel(channel.clone()),
-            None => Coordinators::Endpoints(
-                self.endpoints.iter().map(|uri| endpoint(uri, CONNECT)).collect::<Result<_, _>>()?,
-            ),
-        };
-        if matches!(&coordinators, Coordinators::Endpoints(all) if all.is_empty()) {
-            return Err(WorkerError::Invalid("no coordinator is given".into()));
-        }
+        let coordinators = self.coordinators()?;
         if self.slots == 0 {
             return Err(WorkerError::Invalid("a worker needs at least one slot".into()));
+        }
+        if self.grace > LONGEST_GRACE {
+            let (grace, longest) = (self.grace.as_secs_f64(), LONGEST_GRACE.as_secs());
+            let why = "what stops later than that is retried elsewhere before it is gone";
+            return Err(WorkerError::Invalid(format!(
+                "a grace of {grace} s is too long: {longest} s at most, since {why}"
+            )));
         }
         let (executors, advertised) = runnable(self.executors, self.functions);
         if executors.is_empty() {
@@ -267,6 +276,22 @@ impl WorkerBuilder {
             left,
         };
         Ok(Worker { make: Box::new(make), journal: self.journal })
+    }
+}
+
+impl WorkerBuilder {
+    fn coordinators(&self) -> Result<Coordinators, WorkerError> {
+        if let Some(channel) = &self.channel {
+            return Ok(Coordinators::Channel(channel.clone()));
+        }
+        let mut all: Vec<_> = self.endpoints.iter().map(|uri| endpoint(uri, CONNECT)).collect::<Result<_, _>>()?;
+        if all.is_empty() {
+            return Err(WorkerError::Invalid("no coordinator is given".into()));
+        }
+        if !self.keep_order {
+            all.shuffle(&mut rand::rng());
+        }
+        Ok(Coordinators::Endpoints(all))
     }
 }
 
@@ -319,12 +344,35 @@ mod tests {
     }
 
     #[test]
+    fn each_worker_has_an_order_of_its_own() {
+        let addresses: Vec<String> = (1..=6).map(|n| format!("http://10.0.0.{n}:1/")).collect();
+        let order = |builder: WorkerBuilder| {
+            let coordinators = builder.coordinators().expect("addresses");
+            (0..6).map(|turn| coordinators.name(turn)).collect::<Vec<_>>()
+        };
+        let builder = || Worker::builder().endpoints(&addresses);
+        assert_eq!(order(builder().keep_order()), addresses);
+        // That one of six is never the first of 200 has a chance of one in 10^15.
+        let orders: Vec<_> = (0..200).map(|_| order(builder())).collect();
+        for address in &addresses {
+            assert!(orders.iter().any(|order| order[0] == *address), "nobody begins at {address}");
+        }
+        let all = |mut order: Vec<String>| {
+            order.sort();
+            order
+        };
+        assert!(orders.into_iter().all(|order| all(order) == addresses));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
         let message = |builder: WorkerBuilder| builder.build().err().map(|e| e.to_string()).unwrap_or_default();
         assert_eq!(message(Worker::builder()), "no coordinator is given");
         let there = || Worker::builder().endpoint("http://127.0.0.1:1");
         assert_eq!(message(there()), "a worker needs an executor or a function to run");
         assert_eq!(message(there().slots(0)), "a worker needs at least one slot");
+        let long = there().grace(Duration::from_secs(13));
+        assert!(message(long).starts_with("a grace of 13 s is too long: 12 s at most"));
         assert!(message(Worker::builder().endpoint("ftp://x")).starts_with("INVALID_ENDPOINT"));
         assert_eq!(message(there().executor("http", Arc::new(Nothing))), "");
     }

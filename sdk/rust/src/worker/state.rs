@@ -195,6 +195,7 @@ impl State {
             credits: 0,
             next_heartbeat: now,
             unacknowledged: VecDeque::new(),
+            heard: 0,
             leave_at: None,
             proven: false,
         });
@@ -312,7 +313,9 @@ impl State {
         if let (Some(attachment), Some(session)) = (&mut self.attachment, &self.session) {
             attachment.unacknowledged.push_back((sequence, now));
             attachment.next_heartbeat = now + session.heartbeat;
-            self.outbox.push_front(AgentMessage { kind: Some(Kind::Heartbeat(Heartbeat { sequence, held })) });
+            self.outbox.push_front(AgentMessage {
+                kind: Some(Kind::Heartbeat(Heartbeat { sequence, held, heard: attachment.heard })),
+            });
         }
     }
 

@@ -221,7 +221,10 @@ async fn the_next_coordinator_is_tried() {
     let mut coordinator = Coordinator::start().await;
     let dead = { std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address") };
     let refusing = Coordinator::refusing(Some(Status::unauthenticated("no such key"))).await;
-    let builder = Worker::builder().endpoint(format!("http://{dead}")).endpoints([refusing.uri(), coordinator.uri()]);
+    let builder = Worker::builder()
+        .endpoint(format!("http://{dead}"))
+        .endpoints([refusing.uri(), coordinator.uri()])
+        .keep_order();
     let _worker = Running::start(quick(builder.executor("echo", Arc::new(Echo))));
     let (mut session, _) = coordinator.welcome("s1", TTL).await;
     assert_eq!(session.credit().await, 10);
@@ -232,7 +235,7 @@ async fn a_coordinator_that_goes_away_is_left_for_another() {
     let mut first = Coordinator::start().await;
     let mut second = Coordinator::start().await;
     let (executor, holder) = held();
-    let builder = Worker::builder().endpoints([first.uri(), second.uri()]).executor("held", executor);
+    let builder = Worker::builder().endpoints([first.uri(), second.uri()]).keep_order().executor("held", executor);
     let _worker = Running::start(quick(builder));
     let (mut session, _) = first.welcome("s1", TTL).await;
     session.credit().await;

@@ -47,6 +47,7 @@ impl State {
 
     fn heartbeat_acknowledged(&mut self, ack: &HeartbeatAck) {
         if let (Some(attachment), Some(session)) = (&mut self.attachment, &mut self.session) {
+            attachment.heard = attachment.heard.max(ack.sequence);
             while let Some((sequence, sent)) = attachment.unacknowledged.front().copied() {
                 if sequence > ack.sequence {
                     break;

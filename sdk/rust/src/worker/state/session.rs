@@ -36,6 +36,8 @@ pub(super) struct Attachment {
     pub(super) next_heartbeat: Instant,
     /// Heartbeats without acknowledgement: sequence and sending time, oldest first.
     pub(super) unacknowledged: VecDeque<(u64, Instant)>,
+    /// The newest heartbeat that was acknowledged; 0 before the first.
+    pub(super) heard: u64,
     /// When to move to another coordinator, where one asked for that.
     pub(super) leave_at: Option<Instant>,
     pub(super) proven: bool,
