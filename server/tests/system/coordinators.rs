@@ -57,17 +57,17 @@ async fn one_of_two_dies_and_nothing_is_lost() {
     let before = target.arrivals().len();
     target.after(before + 4, SOON).await;
     rest.post(&format!("/jobs/{ticks}/pause"), json!({})).await.ok();
-    agree(&rest, &ticks, &target).await;
+    agree(&rest, &ticks, || target.arrivals()).await;
 }
 
 /// Every second had one execution, and it arrived once.
-async fn agree(rest: &Rest, job: &str, target: &Target) {
-    let history = until("what has fired is over", SOON, async || {
+pub(crate) async fn agree(rest: &Rest, job: &str, arrived: impl Fn() -> Vec<Arrival>) {
+    let history = until("what has fired is over", SOON * 2, async || {
         let all = rest.executions(job).await;
         all.iter().all(|e| e["status"] == "completed").then_some(all)
     })
     .await;
-    let arrivals = target.arrivals();
+    let arrivals = arrived();
     let arrived: BTreeSet<String> = arrivals.iter().map(Arrival::execution).collect();
     let known: BTreeSet<String> = history.iter().map(crate::rest::id).collect();
     assert_eq!(arrived, known);

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod commit_cutter;
 mod dynamic;
 #[macro_use]
 mod engine;
@@ -16,17 +17,21 @@ mod token;
 mod wait;
 mod world;
 
+mod clocks;
 mod coordinators;
 mod credentials;
 mod cut_stream;
 mod database_down;
+mod failover;
 mod dev_program;
 mod digits;
 mod firing;
 mod fleet;
 mod functions;
 mod lifecycle;
+mod killed_postgres;
 mod logs;
+mod lost_answers;
 mod lost_agent;
 mod many;
 mod metrics;
@@ -39,5 +44,6 @@ mod retry;
 mod rolling;
 mod routing;
 mod settings;
+mod stalled;
 mod stopping;
 mod traces;

@@ -19,12 +19,32 @@ pub(crate) struct PrivatePostgres {
     port: u16,
     /// It refuses to run as root.
     user: Option<(u32, u32)>,
+    /// Settings beside those of all.
+    settings: Vec<String>,
     running: Option<Process>,
 }
 
 impl PrivatePostgres {
     /// Makes its data and chooses its port; it does not run yet.
     pub(crate) fn prepared() -> Self {
+        let postgres = Self::empty();
+        let args = ["-U", "postgres", "--auth=trust", "--no-locale", "-E", "UTF8", "--no-sync"];
+        let made = postgres.command("initdb").args(args).arg("-D").arg(postgres.data()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        postgres
+    }
+
+    /// A standby that streams from a running one; it does not run yet.
+    pub(crate) fn standby_of(primary: &Self) -> Self {
+        let standby = Self::empty();
+        let mut copy = standby.command("pg_basebackup");
+        copy.args(["-h", "127.0.0.1", "-p", &primary.port.to_string(), "-U", "postgres", "-R", "-X", "stream", "-c", "fast"]);
+        let made = copy.arg("--no-sync").arg("-D").arg(standby.data()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        standby
+    }
+
+    fn empty() -> Self {
         // A socket's path has a bound, so not below the directory of the test.
         let directory = tempfile::Builder::new().prefix("orrery-pg-").tempdir_in("/tmp").unwrap();
         let user = getuid().is_root().then(|| account().expect("root needs an account postgres or nobody"));
@@ -32,11 +52,29 @@ impl PrivatePostgres {
         if let Some((uid, gid)) = user {
             chown(directory.path(), Some(uid), Some(gid)).unwrap();
         }
-        let postgres = Self { bin, directory, port: free_port(), user, running: None };
-        let args = ["-U", "postgres", "--auth=trust", "--no-locale", "-E", "UTF8", "--no-sync"];
-        let made = postgres.command("initdb").args(args).arg("-D").arg(postgres.data()).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        postgres
+        Self { bin, directory, port: free_port(), user, settings: Vec::new(), running: None }
+    }
+
+    /// A setting of its own, from its next start on.
+    pub(crate) fn set(&mut self, setting: &str) {
+        self.settings.push(setting.to_owned());
+    }
+
+    /// Where a proxy may lead.
+    pub(crate) fn origin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// SIGKILL of its first process; those that it has started notice and end.
+    pub(crate) fn kill(&mut self) {
+        self.running.take().unwrap().kill();
+    }
+
+    /// Makes a standby the primary.
+    pub(crate) fn promote(&self) {
+        let mut promote = self.command("pg_ctl");
+        let done = promote.args(["promote", "-w", "-D"]).arg(self.data()).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
     pub(crate) fn url(&self) -> String {
@@ -45,11 +83,15 @@ impl PrivatePostgres {
 
     /// Starts it and waits until it answers.
     pub(crate) async fn start(&mut self) {
-        let mut command = self.command("postgres");
-        command.arg("-D").arg(self.data()).arg("-k").arg(self.directory.path());
-        command.args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
-        self.running = Some(Process::start("postgres", self.directory.path(), command));
-        until_true("PostgreSQL answers", Duration::from_secs(30), async || {
+        until_true("PostgreSQL answers", Duration::from_secs(60), async || {
+            // After a kill it does not start before the processes of the one before have noticed and ended.
+            if self.running.as_mut().is_none_or(|process| process.has_ended()) {
+                let mut command = self.command("postgres");
+                command.arg("-D").arg(self.data()).arg("-k").arg(self.directory.path());
+                command.args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
+                command.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
+                self.running = Some(Process::start("postgres", self.directory.path(), command));
+            }
             let mut ask = self.command("pg_isready");
             ask.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
             ask.status().unwrap().success()

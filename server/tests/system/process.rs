@@ -26,6 +26,23 @@ impl Process {
         Self::start(name, directory, command)
     }
 
+    /// The same, with a wall clock that is off by so much, such as `+1h`. What is monotonic stays so.
+    pub(crate) fn orrery_off(
+        offset: &str,
+        name: &str,
+        directory: &Path,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new("faketime");
+        command.args(["-f", offset, env!("CARGO_BIN_EXE_orrery")]).args(args);
+        command.env_clear().envs(environment.iter().copied()).env("DONT_FAKE_MONOTONIC", "1").current_dir(directory);
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        Self::start(name, directory, command)
+    }
+
     /// Starts any program.
     pub(crate) fn start(name: &str, directory: &Path, mut command: Command) -> Self {
         let file = |suffix: &str| {
@@ -90,6 +107,10 @@ impl Process {
             self.signal(signal);
             self.child.wait().unwrap();
         }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits until it ends by itself.

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -8,6 +9,7 @@ use tokio::task::JoinHandle;
 /// A way to an address that can be cut.
 pub(crate) struct Proxy {
     address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     /// Whether it is whole.
     whole: watch::Sender<bool>,
     serving: JoinHandle<()>,
@@ -16,17 +18,19 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A way to `origin`, such as `http://127.0.0.1:50051`.
     pub(crate) async fn to(origin: &str) -> Self {
-        let target: SocketAddr = origin.strip_prefix("http://").unwrap().parse().unwrap();
+        let target = Arc::new(Mutex::new(address_of(origin)));
+        let current = target.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (whole, state) = watch::channel(true);
         let serving = tokio::spawn(async move {
             loop {
                 let Ok((caller, _)) = listener.accept().await else { continue };
+                let target = *current.lock().unwrap();
                 tokio::spawn(carry(caller, target, state.clone()));
             }
         });
-        Self { address, whole, serving }
+        Self { address, target, whole, serving }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -38,6 +42,11 @@ impl Proxy {
         self.whole.send_replace(false);
     }
 
+    /// New connections lead to another address.
+    pub(crate) fn lead_to(&self, origin: &str) {
+        *self.target.lock().unwrap() = address_of(origin);
+    }
+
     pub(crate) fn mend(&self) {
         self.whole.send_replace(true);
     }
@@ -47,6 +56,10 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.serving.abort();
     }
+}
+
+fn address_of(origin: &str) -> SocketAddr {
+    origin.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
 async fn carry(mut caller: TcpStream, target: SocketAddr, mut state: watch::Receiver<bool>) {

@@ -80,6 +80,11 @@ impl Target {
         self.log.lock().unwrap().clone()
     }
 
+    /// What has arrived on one path.
+    pub(crate) fn on(&self, path: &str) -> Vec<Arrival> {
+        self.arrivals().into_iter().filter(|arrival| arrival.path == path).collect()
+    }
+
     /// What has arrived, once there are so many.
     pub(crate) async fn after(&self, count: usize, within: Duration) -> Vec<Arrival> {
         until(&format!("{count} requests arrive"), within, async || {

@@ -6,7 +6,7 @@ pub(crate) const SECRET: &str = "k7Qx2mVz9Lw4Rt8Yp3Nb6Jd1Hs5Gf0Uc-for-the-tests"
 
 /// A token of the default tenant that may do everything.
 pub(crate) fn token() -> String {
-    signed(SECRET, &json!({"sub": "tester", "aud": "orrery", "exp": chrono::Utc::now().timestamp() + 3600}))
+    signed(SECRET, &json!({"sub": "tester", "aud": "orrery", "exp": chrono::Utc::now().timestamp() + 10 * 3600}))
 }
 
 pub(crate) fn signed(secret: &str, claims: &serde_json::Value) -> String {

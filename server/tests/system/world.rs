@@ -25,6 +25,8 @@ pub(crate) struct World {
     engine: Engine,
     database: Database,
     directory: TempDir,
+    /// By how much the wall clocks of the processes to start are off.
+    clock_offset: Option<String>,
     _turn: Turn,
 }
 
@@ -69,7 +71,7 @@ impl World {
     async fn in_turn(engine: Engine, turn: Turn) -> Self {
         let directory = tempfile::Builder::new().prefix("orrery-system-").tempdir().unwrap();
         let database = Database::new(engine, directory.path()).await;
-        Self { engine, database, directory, _turn: turn }
+        Self { engine, database, directory, clock_offset: None, _turn: turn }
     }
 
     /// The smallest whole system: `orrery dev` on SQLite, a server and an agent on PostgreSQL.
@@ -98,7 +100,15 @@ impl World {
 
     /// `orrery` with these arguments.
     pub(crate) fn orrery(&self, name: &str, args: &[&str], environment: &[(&str, &str)]) -> Process {
-        Process::orrery(name, self.directory.path(), args, environment)
+        match &self.clock_offset {
+            Some(offset) => Process::orrery_off(offset, name, self.directory.path(), args, environment),
+            None => Process::orrery(name, self.directory.path(), args, environment),
+        }
+    }
+
+    /// What is started from now on has a wall clock that is off by so much, such as `+1h`.
+    pub(crate) fn set_clock_offset(&mut self, offset: &str) {
+        self.clock_offset = Some(offset.to_owned());
     }
 
     /// `orrery dev` in this world's directory, serving.

@@ -146,17 +146,20 @@ impl PgStore {
 }
 
 impl Known {
-    /// By change: what a try before this one made of it, where that was written after all.
+    /// By change: what a try before this one made of it, where that was written after all. A transaction is written whole: what one change has
+    /// left behind speaks for all.
     fn standing(&self, changes: &[Change], said: Option<&Answers>) -> Vec<Option<Execution>> {
         let Some(said) = said else { return vec![None; changes.len()] };
-        let stands = |change: &Change, made: &Execution| {
-            let stored = self.live.get(&made.id).map(|(live, _)| live).or_else(|| self.over.get(&made.id));
-            stored.is_some_and(|stored| came_of(stored, made, &change.event))
+        let made = || changes.iter().zip(said).map(|(change, answer)| (change, answer.as_ref().ok()));
+        let stored = |id: Uuid| self.live.get(&id).map(|(live, _)| live).or_else(|| self.over.get(&id));
+        let is_trace = |(change, made): (&Change, Option<&Execution>)| {
+            made.is_some_and(|made| stored(made.id).is_some_and(|stored| came_of(stored, made, &change.event)))
         };
-        let made = |(change, answer): (&Change, &std::result::Result<Execution, Rejected>)| {
-            answer.as_ref().ok().filter(|made| stands(change, made)).cloned()
+        let is_written = made().any(is_trace);
+        let stands = |(change, made): (&Change, Option<&Execution>)| {
+            made.filter(|made| is_written || stored(made.id).is_some_and(|stored| is_moot(stored, &change.event))).cloned()
         };
-        changes.iter().zip(said).map(made).collect()
+        made().map(stands).collect()
     }
 
     /// Applies one change to what is known, and answers.
@@ -187,14 +190,25 @@ impl Known {
     }
 }
 
-/// Whether what is stored has come of what an event made: of that very writing, which its instants tell to the microsecond. Of what leaves no
-/// instant it is enough that the event would change nothing any more.
+/// Whether what is stored has come of what an event made: of that very writing, which its instants tell to the microsecond.
 fn came_of(stored: &Execution, made: &Execution, event: &Event) -> bool {
-    let ended = |execution: &Execution| execution.attempts.iter().map(|a| (a.epoch, a.ended_at)).collect::<Vec<_>>();
     match event {
-        Event::Finished { .. } => ended(made).last().is_some_and(|last| ended(stored).contains(last)),
+        Event::Finished { .. } => made
+            .attempts
+            .last()
+            .is_some_and(|ended| stored.attempts.iter().any(|a| (a.epoch, a.ended_at) == (ended.epoch, ended.ended_at))),
         Event::CancelRequested { .. } => stored.cancel_requested_at == made.cancel_requested_at,
-        Event::Started { .. } => stored.lease().is_some() && stored.lease() == made.lease(),
+        Event::Started { .. } => made.lease().is_some_and(|lease| {
+            let ended = stored.attempts.iter().any(|a| (a.epoch, a.started_at) == (made.epoch, lease.started_at));
+            ended || stored.lease() == Some(lease)
+        }),
+        _ => false,
+    }
+}
+
+/// Whether an event that gives a lease back, and leaves no instant behind, would change nothing any more.
+fn is_moot(stored: &Execution, event: &Event) -> bool {
+    match event {
         Event::Released { session_id, epoch } | Event::LeaseExpired { session_id, epoch } => {
             !stored.lease().is_some_and(|lease| (lease.session_id, stored.epoch) == (*session_id, *epoch))
         }
