@@ -109,10 +109,6 @@ impl Api {
             .trigger(triggers, &admission(now))
             .await?;
         self.wake(Wake::Work).await;
-        // What is asked for after its time belongs to a day that may have been counted.
-        for execution in made.iter().filter(|execution| execution.scheduled_at.date_naive() < now.date_naive()) {
-            self.caches.forget_days(execution.tenant_id, execution.scheduled_at, execution.scheduled_at).await;
-        }
         Ok(made)
     }
 

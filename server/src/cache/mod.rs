@@ -150,7 +150,7 @@ impl Caches {
     /// Begins the next generation: a cache could not be told of something.
     async fn distrust(&self) {
         match self.inner.store.next_cache_generation().await {
-            Ok(generation) => tracing::info!(generation, "Redis could not be told of a change; caches begin anew"),
+            Ok(generation) => tracing::debug!(generation, "Redis could not be told of a change; caches begin anew"),
             Err(error) => tracing::warn!(%error, "Redis could not be told of a change, and neither could the database"),
         }
     }

@@ -9,6 +9,7 @@ mod executions;
 mod grpc;
 mod identity;
 mod jobs;
+mod limits;
 mod pages;
 mod scheduler;
 mod streams;

@@ -60,13 +60,13 @@ impl Place {
     }
 }
 
-fn url() -> String {
+pub(crate) fn url() -> String {
     std::env::var("ORRERY_TEST_REDIS_URL").unwrap_or_else(|_| {
         panic!("ORRERY_TEST_REDIS_URL is not set: give the address of a Redis, such as redis://127.0.0.1:6379")
     })
 }
 
-async fn connection() -> redis::aio::MultiplexedConnection {
+pub(crate) async fn connection() -> redis::aio::MultiplexedConnection {
     redis::Client::open(url()).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 

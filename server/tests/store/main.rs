@@ -7,6 +7,7 @@
 
 mod apply;
 mod catch_up;
+mod caches;
 mod claim;
 #[path = "../system/commit_cutter.rs"]
 mod commit_cutter;

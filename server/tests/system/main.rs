@@ -9,6 +9,7 @@ mod dynamic;
 #[macro_use]
 mod engine;
 mod private_postgres;
+mod private_redis;
 mod process;
 mod proxy;
 mod rest;
@@ -37,6 +38,7 @@ mod many;
 mod metrics;
 mod overlap;
 mod poison;
+mod redis_faults;
 mod reflection;
 mod repeating;
 mod restart;
