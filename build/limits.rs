@@ -11,7 +11,8 @@ fn of_field(name: &str) -> Option<Value> {
         "name" => json!({"minLength": 1, "maxLength": 200}),
         "description" => json!({"maxLength": 10_000}),
         "timeout" => json!({"minimum": 1, "maximum": 604_800}),
-        "maxConcurrent" | "misfireMaxCount" => json!({"minimum": 0, "maximum": 100_000}),
+        "maxConcurrent" | "concurrencyLimit" | "misfireMaxCount" => json!({"minimum": 0, "maximum": 100_000}),
+        "concurrencyKey" => json!({"maxLength": 200}),
         "priority" => json!({"minimum": -1000, "maximum": 1000}),
         "maxExecutions" => json!({"minimum": 1}),
         "intervalMs" => json!({"minimum": 100}),
@@ -67,6 +68,8 @@ pub(crate) fn of_parameter(path: &str, parameter: &mut Value) {
             parameter["required"] = json!(true);
             json!({"minLength": 1})
         }
+        // The name of a queue.
+        "name" if is_in_path => json!({"minLength": 1, "maxLength": 100}),
         _ if is_in_path => json!({"format": "uuid"}),
         _ => return,
     };

@@ -6,3 +6,7 @@ alter table live_executions
 
 drop index live_executions_pending;
 create index live_executions_pending on live_executions (lane_id, priority desc, late, run_at, id) where state = 1;
+
+drop index live_executions_grouped;
+create index live_executions_grouped on live_executions (lane_id, job_id, concurrency_key, priority desc, late, run_at, id)
+    where state = 1;

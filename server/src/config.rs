@@ -25,6 +25,9 @@ pub struct Limits {
     /// Executions that this coordinator's agents hold at once.
     #[arg(long, env = "SCHEDULER_MAX_CONCURRENT_JOBS", default_value_t = 1000)]
     pub max_concurrent_jobs: usize,
+    /// Executions of one tenant that may run at once, where the tenant has no limit of its own; 0 is no limit.
+    #[arg(long, env = "ORRERY_TENANT_MAX_CONCURRENT", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=1_000_000))]
+    pub tenant_max_concurrent: i64,
     /// Largest body of a REST request, in bytes.
     #[arg(long, env = "ORRERY_MAX_BODY_BYTES", default_value_t = 4 << 20)]
     pub max_body_bytes: usize,

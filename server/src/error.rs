@@ -99,7 +99,9 @@ impl Error {
 
     /// A dead letter that has been discarded is not released.
     pub fn dead_letter_discarded(execution: impl std::fmt::Display) -> Self {
-        let message = format!("the dead letter of execution {execution} was discarded; retry the execution to run it all the same");
+        let message = format!(
+            "the dead letter of execution {execution} was discarded; retry the execution to run it all the same"
+        );
         Self::new(Kind::Conflict, "DEAD_LETTER_DISCARDED", message)
     }
 

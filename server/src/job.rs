@@ -8,6 +8,7 @@ use orrery_proto::v1::{Delivery, DstGap, DstOverlap, ErrorType, JobStatus, JobTy
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::concurrency::Concurrency;
 use crate::schedule::{self, DstPolicy, Misfire, Schedule, ScheduleError};
 
 /// How long attempts may take, where a deployment says so.
@@ -50,6 +51,9 @@ pub struct JobSpec {
     /// Seconds after its instant by which an execution must have begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_deadline_seconds: Option<i32>,
+    /// Shared with other jobs of the tenant; absent in definitions that are older than it.
+    #[serde(default)]
+    pub concurrency: Option<Concurrency>,
 }
 
 /// When a job fires by itself.

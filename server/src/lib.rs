@@ -1,10 +1,12 @@
 //! The Orrery coordinator.
 
+pub mod admission;
 pub mod api;
 pub mod auth;
 pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod concurrency;
 pub mod config;
 pub mod coordinator;
 pub mod dispatch;

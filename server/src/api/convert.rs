@@ -58,6 +58,8 @@ pub(crate) fn job(job: &Job, timeouts: Timeouts) -> v1::Job {
         dst_overlap: spec.schedule.dst_overlap.into(),
         delivery: spec.delivery.into(),
         created_by: job.created_by.to_string(),
+        concurrency_key: spec.concurrency.as_ref().map(|c| c.key.clone()).unwrap_or_default(),
+        concurrency_limit: spec.concurrency.as_ref().map_or(0, |c| c.limit),
     }
 }
 
@@ -119,6 +121,7 @@ pub(crate) fn execution(execution: &Execution) -> v1::Execution {
         run_at: time(Some(execution.run_at)),
         cancel_requested_at: time(execution.cancel_requested_at),
         worker_name: worker_name.cloned().unwrap_or_default(),
+        concurrency_key: execution.concurrency.as_ref().map(|c| c.key.clone()).unwrap_or_default(),
         quarantined: execution.quarantine().map(|why| why.as_json_str().to_owned()).unwrap_or_default(),
     }
 }

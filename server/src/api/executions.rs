@@ -18,6 +18,7 @@ use super::job_calls::asking;
 use super::page_token::{self, Listing, Scope, page};
 use super::watch::{self, Watched};
 use super::{Api, convert, explain, request, triggers};
+use crate::admission::Gate;
 use crate::auth::{self, Principal};
 use crate::error::{Error, Kind};
 use crate::execution::{self, Event, Rejected};
@@ -118,9 +119,9 @@ impl ExecutionService for Api {
         let id = request::id("id", &request.into_inner().id)?;
         let execution = self.find_execution(&principal, id).await?;
         let job = self.store.job(tenant, execution.job_id).await.map_err(Error::from)?;
-        let load = self.store.job_load(tenant, execution.job_id).await.map_err(Error::from)?;
+        let full = self.full(&Gate::of(&execution)).await?;
         let agents = self.store.sessions(tenant, &explain::ALL_AGENTS).await.map_err(Error::from)?;
-        let facts = explain::ExecutionFacts { execution: &execution, job: job.as_ref(), load, agents: &agents };
+        let facts = explain::ExecutionFacts { execution: &execution, job: job.as_ref(), full: &full, agents: &agents };
         Ok(Response::new(explain::execution(&facts)))
     }
 

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use orrery_proto::v1::{Explanation, JobStatus, Reason};
 
 use super::convert;
+use crate::admission::{Full, Gate};
 use crate::dispatch::matching::{carries, offers_executor};
 use crate::execution::{Execution, State};
 use crate::job::{Job, JobSpec, ScheduleKind};
@@ -16,6 +17,8 @@ pub(super) const ALL_AGENTS: Page = Page { after: None, limit: 10_000 };
 pub(super) struct JobFacts<'a> {
     pub(super) job: &'a Job,
     pub(super) load: JobLoad,
+    /// What has no free place for it.
+    pub(super) full: &'a [Full],
     pub(super) agents: &'a [Session],
     pub(super) now: DateTime<Utc>,
 }
@@ -24,7 +27,8 @@ pub(super) struct JobFacts<'a> {
 pub(super) struct ExecutionFacts<'a> {
     pub(super) execution: &'a Execution,
     pub(super) job: Option<&'a Job>,
-    pub(super) load: JobLoad,
+    /// What has no free place for it.
+    pub(super) full: &'a [Full],
     pub(super) agents: &'a [Session],
 }
 
@@ -45,9 +49,7 @@ pub(super) fn job(facts: &JobFacts<'_>) -> Explanation {
         reasons.push(reason("RUNNING", format!("{times} of its executions run now")));
     }
     let waiting = facts.load.active - facts.load.leased;
-    if let Some(full) = at_limit(&job.spec, facts.load) {
-        reasons.push(full);
-    }
+    reasons.extend(facts.full.iter().map(at_limit));
     if waiting > 0 || job.status == JobStatus::Active {
         reasons.extend(agents(&job.spec, facts.agents));
     }
@@ -86,10 +88,8 @@ pub(super) fn execution(facts: &ExecutionFacts<'_>) -> Explanation {
             reasons.extend(facts.job.map(|job| agents(&job.spec, facts.agents)).unwrap_or_default());
         }
         State::Pending => {
-            if let Some(job) = facts.job {
-                reasons.extend(at_limit(&job.spec, facts.load));
-                reasons.extend(agents(&job.spec, facts.agents));
-            }
+            reasons.extend(facts.full.iter().map(at_limit));
+            reasons.extend(facts.job.map(|job| agents(&job.spec, facts.agents)).unwrap_or_default());
             reasons.extend(execution.start_by.map(|by| Reason {
                 until: convert::time(Some(by)),
                 ..reason("START_DEADLINE", format!("it does not run any more unless it begins by {by}"))
@@ -145,12 +145,17 @@ fn waiting_for_its_time(execution: &Execution) -> Reason {
     Reason { until, ..reason("NOT_DUE", format!("it is due at {}", execution.run_at)) }
 }
 
-fn at_limit(spec: &JobSpec, load: JobLoad) -> Option<Reason> {
-    let most = i64::from(spec.max_concurrent);
-    (most > 0 && load.leased >= most).then(|| {
-        let message = format!("{} of its executions run, and maxConcurrent is {most}", load.leased);
-        reason("CONCURRENCY_LIMIT", message)
-    })
+fn at_limit(full: &Full) -> Reason {
+    reason(full.gate.code(), full.to_string())
+}
+
+/// The gates that an execution of a job would pass. A key that refers to parameters is not known before there are some.
+pub(super) fn gates(job: &Job) -> Vec<Gate> {
+    let tenant = job.tenant_id;
+    let key = job.spec.concurrency.as_ref().filter(|concurrency| concurrency.is_fixed());
+    let key = key.map(|concurrency| Gate::Key(tenant, concurrency.of(None).key));
+    let gates = [Gate::Tenant(tenant), Gate::Queue(tenant, job.spec.queue.clone())];
+    gates.into_iter().chain(key).chain([Gate::Job(tenant, job.id)]).collect()
 }
 
 /// Whether any agent could take it: none connected, none that fits (and what is missing), or all that fit are busy.

@@ -175,9 +175,11 @@ impl JobService for Api {
         let tenant = principal.tenant();
         let job = self.find_job(&principal, request::id("id", &request.into_inner().id)?).await?;
         let load = self.store.job_load(tenant, job.id).await.map_err(Error::from)?;
+        let full = self.full(&explain::gates(&job)).await?;
         let now = self.store.now().await.map_err(Error::from)?;
         let agents = self.store.sessions(tenant, &explain::ALL_AGENTS).await.map_err(Error::from)?;
-        Ok(Response::new(explain::job(&explain::JobFacts { job: &job, load, agents: &agents, now })))
+        let facts = explain::JobFacts { job: &job, load, full: &full, agents: &agents, now };
+        Ok(Response::new(explain::job(&facts)))
     }
 
     async fn list_omissions(

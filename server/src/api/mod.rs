@@ -31,6 +31,7 @@ use uuid::Uuid;
 pub(crate) use scheduler::HTTP_STATUS;
 
 use crate::cache::Caches;
+use crate::admission::{Admission, Full, Gate};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::lock::{self, Held, Locks};
@@ -90,6 +91,12 @@ impl Api {
     /// Takes the lock of a job, which spares calls on one job the wait for its row with a connection each.
     async fn lock_job(&self, id: Uuid) -> Result<Held, Error> {
         Ok(self.locks.acquire(&lock::of_job(id), lock::PATIENCE).await?)
+    }
+
+    /// Those of these gates that have no free place now.
+    async fn full(&self, gates: &[Gate]) -> Result<Vec<Full>, Error> {
+        let rooms = self.store.rooms(gates, self.limits.tenant_max_concurrent).await?;
+        Ok(Admission::new(rooms).full(gates))
     }
 
     /// Tells everybody that there may be work. Losing a hint costs latency only, so a failure is not the caller's.

@@ -9,13 +9,13 @@ use orrery_proto::v1::{
     DrainWorkerRequest, ExplainCronRequest, ExplainCronResponse, GetHealthRequest, GetMetricsRequest, GetReadyRequest,
     GetStatusRequest, Health, HealthDependencies, HealthMetrics, ListQueuesRequest, ListQueuesResponse,
     ListWorkersRequest, ListWorkersResponse, Metrics, PreviewCronRequest, PreviewResponse, Queue, Ready,
-    Status as SchedulerStatus, Worker,
+    SetQueueRequest, Status as SchedulerStatus, Worker,
 };
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::page_token::{self, Listing, Scope, page};
-use super::{Api, convert, explain, request, timing};
+use super::{Api, convert, definition, explain, request, timing};
 use crate::auth;
 use crate::error::{Error, Kind};
 use crate::job::{ScheduleKind, ScheduleSpec};
@@ -24,6 +24,8 @@ use crate::store::{Counts, QueueDepth, Session, Wake};
 
 /// How long the database may take to be called well.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The highest limit that can be set.
+const MAX_CONCURRENT: i32 = 100_000;
 /// In answers over gRPC it is harmless; the gateway turns it into the HTTP status.
 pub(crate) const HTTP_STATUS: &str = "x-orrery-http-status";
 
@@ -87,6 +89,28 @@ impl SchedulerService for Api {
         queues.retain(|queue| after.as_deref().is_none_or(|after| queue.name.as_bytes() > after));
         let next_page_token = page_token::cut(&mut queues, size, |queue| scope.token(queue.name.as_bytes()));
         Ok(Response::new(ListQueuesResponse { queues, next_page_token }))
+    }
+
+    async fn set_queue(&self, request: Request<SetQueueRequest>) -> Result<Response<Queue>, Status> {
+        let principal = auth::caller("queues:update")?;
+        let SetQueueRequest { name, max_concurrent } = request.into_inner();
+        if let Some(problem) = definition::queue_problem(&name) {
+            return Err(Error::field("INVALID_QUEUE", "name", problem).into());
+        }
+        if !(0..=MAX_CONCURRENT).contains(&max_concurrent) {
+            let message = format!("{max_concurrent} is out of range; give 0 to {MAX_CONCURRENT}");
+            return Err(Error::field("INVALID_MAX_CONCURRENT", "maxConcurrent", message).into());
+        }
+        let tenant = principal.tenant();
+        let set = self.store.set_queue_limit(tenant, &name, max_concurrent, principal.subject).await;
+        set.map_err(Error::from)?;
+        // Where it was raised, there are free places.
+        self.wake(Wake::Work).await;
+        let depths = self.store.queues(tenant).await.map_err(Error::from)?;
+        let agents = self.store.sessions(tenant, &explain::ALL_AGENTS).await.map_err(Error::from)?;
+        let now = self.store.now().await.map_err(Error::from)?;
+        let queue = queues(depths, &agents, now).into_iter().find(|queue| queue.name == name);
+        Ok(Response::new(queue.unwrap_or(Queue { name, max_concurrent, ..Queue::default() })))
     }
 
     async fn list_workers(
@@ -219,6 +243,7 @@ fn queues(depths: Vec<QueueDepth>, agents: &[Session], now: DateTime<Utc>) -> Ve
             oldest_wait_ms: waited,
             workers: 0,
             slots: 0,
+            max_concurrent: depth.max_concurrent,
         };
         queues.insert(depth.name, queue);
     }

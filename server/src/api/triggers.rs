@@ -104,10 +104,7 @@ impl Api {
     /// Makes executions, all or none.
     pub(super) async fn trigger_all(&self, triggers: Vec<Trigger>) -> Result<Vec<Execution>, StoreError> {
         let now = self.store.now().await?;
-        let made = self
-            .store
-            .trigger(triggers, &admission(now))
-            .await?;
+        let made = self.store.trigger(triggers, &admission(now)).await?;
         self.wake(Wake::Work).await;
         Ok(made)
     }

@@ -19,7 +19,7 @@ use crate::error::{Error, Kind};
 pub const DEFAULT_TENANT: Uuid = Uuid::from_u128(1);
 
 /// All permissions that a call may need.
-pub const PERMISSIONS: [&str; 11] = [
+pub const PERMISSIONS: [&str; 12] = [
     "agents:connect",
     "executions:cancel",
     "executions:read",
@@ -29,6 +29,7 @@ pub const PERMISSIONS: [&str; 11] = [
     "jobs:trigger",
     "jobs:update",
     "logs:read",
+    "queues:update",
     "scheduler:read",
     "workers:drain",
 ];

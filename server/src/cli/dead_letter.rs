@@ -75,7 +75,8 @@ impl DeadLetterCommand {
                 if out.json {
                     return Ok(out.json(&letter)?);
                 }
-                let line = format!("the dead letter of execution {} of {} is discarded", letter.execution_id, letter.job_name);
+                let line =
+                    format!("the dead letter of execution {} of {} is discarded", letter.execution_id, letter.job_name);
                 Ok(out.line(line)?)
             }
             Self::Release { execution, wait } => {

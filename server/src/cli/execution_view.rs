@@ -73,6 +73,7 @@ pub(super) fn details(execution: &Execution, out: &Output) -> io::Result<()> {
         ("Cancel asked", instant_and_distance(execution.cancel_requested_at, now)),
         ("Took", measured(execution.duration_ms.map(|millis| duration(Some(millis))))),
         ("Queue", execution.queue.clone()),
+        ("Key", execution.concurrency_key.clone()),
         ("Agent", execution.worker_name.clone()),
         ("Memory", measured(execution.memory_peak_mb.map(|peak| format!("{peak:.1} MiB")))),
         ("CPU", measured(execution.cpu_time_ms.map(|millis| duration(Some(millis))))),

@@ -94,6 +94,12 @@ struct Simple {
     /// How many executions may run at once; 0 is no limit.
     #[arg(long, value_name = "N", conflicts_with = "file")]
     max_concurrent: Option<i32>,
+    /// A key whose executions, of whatever jobs, share places; it may refer to parameters, as in 'customer-${parameters.customer}'.
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true, conflicts_with = "file")]
+    concurrency_key: String,
+    /// How many executions with the key may run at once.
+    #[arg(long, value_name = "N", requires = "concurrency_key", conflicts_with = "file")]
+    concurrency_limit: Option<i32>,
     /// The higher number runs first.
     #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "file")]
     priority: Option<i32>,
@@ -225,6 +231,8 @@ impl Simple {
             config: Some(config.map_err(unwritable)?),
             timeout: self.timeout,
             max_concurrent: self.max_concurrent,
+            concurrency_key: self.concurrency_key,
+            concurrency_limit: self.concurrency_limit,
             priority: self.priority,
             tags: self.tags,
             interval_ms: self.every.map(|every| i64::try_from(every.as_millis()).unwrap_or(i64::MAX)),

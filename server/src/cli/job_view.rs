@@ -65,6 +65,7 @@ pub(super) fn details(job: &Job, out: &Output) -> io::Result<()> {
         ("Timeout", duration(Some(i64::from(job.timeout) * 1000))),
         ("Retries", job.retry_config.as_ref().map(retries).unwrap_or_default()),
         ("Concurrent", format!("{concurrent}, overlap {}", job.overlap().as_json_str())),
+        ("Key", key(job)),
         ("Misfire", format!("{} after {}s", job.misfire().as_json_str(), job.misfire_grace_seconds)),
         ("Delivery", job.delivery().as_json_str().to_owned()),
         ("Start by", job.start_deadline_seconds.map(|s| format!("{s}s after its instant")).unwrap_or_default()),
@@ -81,6 +82,13 @@ pub(super) fn details(job: &Job, out: &Output) -> io::Result<()> {
         ("Updated", instant_and_distance(job.updated_at, now)),
         ("Version", job.version.to_string()),
     ])
+}
+
+fn key(job: &Job) -> String {
+    if job.concurrency_key.is_empty() {
+        return String::new();
+    }
+    format!("{}, {} at once", job.concurrency_key, job.concurrency_limit)
 }
 
 fn executions(job: &Job) -> String {

@@ -14,6 +14,7 @@ mod job;
 mod job_definition;
 mod job_view;
 mod output;
+mod queue;
 mod status;
 mod wait;
 
@@ -30,6 +31,7 @@ use self::execution::ExecutionCommand;
 use self::exit::Failure;
 use self::job::JobCommand;
 use self::output::Output;
+use self::queue::QueueCommand;
 use crate::run::dev::DevArgs;
 use crate::run::key::KeyCommand;
 use crate::run::migrate::MigrateArgs;
@@ -95,6 +97,9 @@ pub enum Command {
     /// Look at what has run, runs and waits.
     #[command(subcommand, visible_alias = "executions")]
     Execution(Box<ExecutionCommand>),
+    /// Look at queues, and limit them.
+    #[command(subcommand, visible_alias = "queues")]
+    Queue(Box<QueueCommand>),
     /// Look at what was given up because its agents were lost, and decide over it.
     #[command(subcommand, name = "dead-letter", visible_alias = "dead-letters")]
     DeadLetter(Box<DeadLetterCommand>),
@@ -205,6 +210,7 @@ async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Job(command) => command.run(context).await,
         Command::Execution(command) => command.run(context).await,
         Command::DeadLetter(command) => command.run(context).await,
+        Command::Queue(command) => command.run(context).await,
         Command::Status => status::run(context).await,
         Command::Agent(agent) => match agent.command {
             Some(command) => command.run(context).await,

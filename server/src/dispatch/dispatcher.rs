@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -65,9 +65,6 @@ impl Dispatcher {
 
     /// Claims until there is nothing more to claim, or nobody to take it. Answers with whether anything waited.
     async fn rounds(&self, turn: &mut usize) -> Result<bool, StoreError> {
-        // Jobs at their limit are passed over for these rounds; when one of their executions ends, the signal brings new rounds.
-        let mut passed_over = BTreeSet::new();
-        let mut window = 0;
         let mut locked = 0;
         let mut found = false;
         loop {
@@ -81,20 +78,14 @@ impl Dispatcher {
             if lanes.is_empty() {
                 return Ok(found);
             }
-            let limit = free.max(window);
-            let claimed = self.claim(turn, within(offers, free), &lanes, limit, &passed_over).await?;
+            let claimed = self.claim(turn, within(offers, free), &lanes, free).await?;
             let granted = claimed.grants.len();
             if granted > 0 {
                 self.dispatch.claimed(granted);
             }
-            let limits_found = !claimed.at_limit.is_empty();
-            found |= granted > 0 || limits_found || claimed.more;
-            passed_over.extend(claimed.at_limit);
+            found |= granted > 0 || claimed.more;
             self.hand_over(claimed.grants).await;
-            if limits_found {
-                // Many jobs at their limit may stand before what can run: look at more of them at a time.
-                window = (limit * 4).min(A_ROUND);
-            } else if !claimed.more {
+            if !claimed.more {
                 return Ok(found);
             } else if granted == 0 {
                 // Others are at these rows, a planner or another coordinator, and will be done in a moment.
@@ -113,9 +104,9 @@ impl Dispatcher {
         offers: Vec<Offer>,
         lanes: &[i64],
         limit: usize,
-        passed_over: &BTreeSet<Uuid>,
     ) -> Result<crate::store::Claimed, StoreError> {
-        let claim = Claim { lanes, limit, passed_over, timeouts: self.limits.timeouts() };
+        let tenant_limit = self.limits.tenant_max_concurrent;
+        let claim = Claim { lanes, limit, tenant_limit, timeouts: self.limits.timeouts() };
         // The closure may run again where the transaction is retried, so it begins from the same offers each time.
         let next = Mutex::new(*turn);
         let assign = |candidates: &[Candidate]| {

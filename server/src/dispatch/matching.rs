@@ -145,6 +145,7 @@ mod tests {
                 cancel_reason: None,
                 retry_of: None,
                 traceparent: None,
+                concurrency: None,
             },
         }
     }

@@ -12,6 +12,7 @@ use orrery_proto::v1::{ErrorType, ExecutionStatus, TriggerType};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::concurrency::Concurrency;
 use crate::job::Job;
 
 pub use id::{fire_id, instant_of, manual_id, month_bounds};
@@ -66,6 +67,8 @@ pub struct Execution {
     pub retry_of: Option<Uuid>,
     /// W3C trace context of the call or fire that made it.
     pub traceparent: Option<String>,
+    /// Its concurrency key, while it is not over.
+    pub concurrency: Option<Concurrency>,
 }
 
 /// Where an execution stands.
@@ -203,6 +206,7 @@ impl Execution {
             cancel_reason: None,
             retry_of: None,
             traceparent: None,
+            concurrency: job.spec.concurrency.as_ref().map(|concurrency| concurrency.of(None)),
         }
     }
 
@@ -213,6 +217,11 @@ impl Execution {
             State::Leased(_) | State::Running(_) => ExecutionStatus::Running,
             State::Done(outcome) => outcome.status,
         }
+    }
+
+    /// Whether it is caught up on: a fire that came due late. It stands behind what is on time, as `live_executions.late` has it.
+    pub fn is_late(&self) -> bool {
+        self.trigger == TriggerType::Scheduled && self.attempt == 0 && self.run_at > self.scheduled_at
     }
 
     /// Its lease, if an agent holds one.

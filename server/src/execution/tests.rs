@@ -44,6 +44,7 @@ pub(super) fn scheduled() -> Execution {
         cancel_reason: None,
         retry_of: None,
         traceparent: None,
+        concurrency: None,
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) fn spec() -> JobSpec {
         misfire,
         delivery: Delivery::AtLeastOnce,
         start_deadline_seconds: None,
+        concurrency: None,
     }
 }
 

@@ -21,6 +21,7 @@ use uuid::Uuid;
 pub use error::StoreError;
 pub use types::*;
 
+use crate::admission::{Gate, Room};
 use crate::execution::{Event, Execution, Rejected};
 use crate::job::Job;
 
@@ -32,7 +33,7 @@ pub type DynStore = Arc<dyn Store>;
 
 /// Everything that a coordinator needs of its database.
 #[async_trait]
-pub trait Store: Jobs + Fires + Leases + DeadLetters + Sessions + Logs + Reads + Keys + Upkeep + Sharing {
+pub trait Store: Jobs + Fires + Leases + Gates + DeadLetters + Sessions + Logs + Reads + Keys + Upkeep + Sharing {
     /// `postgres` or `sqlite`.
     fn engine(&self) -> &'static str;
 
@@ -102,10 +103,10 @@ pub trait Fires: Send + Sync {
 /// From executions to their end.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Takes up to `limit` pending executions of `lanes`, the highest priority first and in turns between lanes, leaving out the jobs in
-    /// `passed_over`; lets `assign` give them to sessions; and grants a lease to each that it gave. An execution of a job with
-    /// `max_concurrent` is only offered while the job has fewer live leases than that; it is counted in the same transaction, under a
-    /// lock on the job. The jobs found at their limit are returned, so that the caller can pass them over.
+    /// Takes up to `limit` pending executions of `lanes`, the highest priority first and in turns between lanes; lets `assign` give them
+    /// to sessions; and grants a lease to each that it gave. What has a limit, by job, key, queue or tenant, is only offered while fewer
+    /// leases live than that (see [`crate::admission`]); they are counted in the same transaction, under locks that keep other claims
+    /// from counting at the same time. However much waits of what is at its limit, a claim passes over it as a whole.
     async fn claim(&self, claim: &Claim<'_>, assign: &Assign<'_>) -> Result<Claimed>;
 
     /// Applies events, in order, each with its answer. What agents say counts only while their session lives, which is checked in the
@@ -119,6 +120,19 @@ pub trait Leases: Send + Sync {
 
     /// Of these sessions, the leases whose executions somebody wants to end.
     async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>>;
+}
+
+/// Limits on what runs at once.
+#[async_trait]
+pub trait Gates: Send + Sync {
+    /// The rooms behind those of these gates that have a limit. `tenant_limit` is that of tenants without one of their own; 0 is none.
+    async fn rooms(&self, gates: &[Gate], tenant_limit: i64) -> Result<Vec<(Gate, Room)>>;
+
+    /// Limits a queue of a tenant; 0 takes the limit away.
+    async fn set_queue_limit(&self, tenant: Uuid, queue: &str, limit: i32, by: Uuid) -> Result<()>;
+
+    /// Limits a tenant, whatever the deployment's default; 0 is no limit, `None` the default again.
+    async fn set_tenant_limit(&self, tenant: Uuid, limit: Option<i32>, by: Uuid) -> Result<()>;
 }
 
 /// Executions that were given up because their agents were lost. They are written by the transaction that ends the execution.

@@ -167,5 +167,8 @@ async fn the_command_line_decides_over_dead_letters() {
     assert_eq!(serde_json::from_str::<Value>(&open.1).unwrap()["deadLetters"], json!([]), "all are decided");
     let any = said(&orrery(&world, &["dead-letters", "ls", "--state", "any", "--all", "--json"]).await);
     let any: Value = serde_json::from_str(&any.1).unwrap();
-    assert_eq!((&any["deadLetters"][0]["state"], &any["deadLetters"][1]["note"]), (&json!("released"), &json!("known")));
+    assert_eq!(
+        (&any["deadLetters"][0]["state"], &any["deadLetters"][1]["note"]),
+        (&json!("released"), &json!("known"))
+    );
 }

@@ -86,9 +86,7 @@ async fn health_and_reflection_are_served() {
         panic!("no list of services")
     };
     let names: BTreeSet<String> = found.service.into_iter().map(|service| service.name).collect();
-    for name in
-        ["JobService", "ExecutionService", "DeadLetterService", "SchedulerService", "AgentService"]
-    {
+    for name in ["JobService", "ExecutionService", "DeadLetterService", "SchedulerService", "AgentService"] {
         assert!(names.contains(&format!("orrery.v1.{name}")), "{names:?}");
     }
 }

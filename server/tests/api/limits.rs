@@ -1,98 +1,139 @@
-//! Locks of jobs and rate limits, as callers meet them.
+//! Limits by key, queue and tenant: set, shown, explained, and by the command line.
 
-use std::time::{Duration, Instant};
-
-use orrery_proto::v1::job_service_client::JobServiceClient;
-use orrery_proto::v1::{GetHealthRequest, ListJobsRequest, scheduler_service_client::SchedulerServiceClient};
-use orrery_server::lock::of_job;
-use orrery_server::store::Sharing;
-use serde_json::json;
-use tonic::transport::Channel;
-use tonic::{Code, Request};
-use tonic_types::StatusExt;
+use orrery_server::config::Limits;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{JOBS, World, hourly, id, limits};
+use crate::dead_letters::{orrery, said};
+use crate::world::{EXECUTIONS, JOBS, World, hourly, id, limits, merge};
 
-const LONG: Duration = Duration::from_secs(60);
+const QUEUES: &str = "/api/v1/scheduler/queues";
+
+fn manual(more: Value) -> Value {
+    let mut definition = json!({"cronExpression": null, "manual": true, "maxConcurrent": 0});
+    merge(&mut definition, more);
+    definition
+}
+
+/// The first reason why an execution does not run.
+async fn why(world: &World, run: &Value) -> Value {
+    world.get(&format!("{EXECUTIONS}/{}/explain", id(run))).await.ok()["reasons"][0].clone()
+}
 
 #[tokio::test]
-async fn a_job_that_another_call_is_at_is_not_changed() {
+async fn a_queue_is_limited_and_says_so() {
     let world = World::new().await;
-    let (job, free) = (world.job("a", json!({})).await, world.job("free", json!({"maxConcurrent": 0})).await);
-    let path = format!("{JOBS}/{}", id(&job));
-    for job in [&job, &free] {
-        assert!(world.store.lock(&of_job(id(job).parse().unwrap()), "another", LONG).await.unwrap());
+    let job = world.job("letters", manual(json!({"queue": "mail"}))).await;
+    let set = world.put(&format!("{QUEUES}/mail"), json!({"maxConcurrent": 2})).await.ok();
+    assert_eq!((&set["name"], &set["maxConcurrent"], &set["running"]), (&json!("mail"), &json!(2), &json!(0)));
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(world.trigger(&job).await);
     }
-    let asked = Instant::now();
-    let (trigger, stop, pause) = (format!("{path}/trigger"), format!("{path}/stop"), format!("{path}/pause"));
-    let put = async {
-        let error = world.put(&path, hourly("b")).await.refused(409, "LOCK_ACQUISITION_FAILED");
-        assert_eq!(error["details"]["lock"], format!("lock:scheduler:job:{}", id(&job)));
+    let agent = world.agent().await;
+    assert_eq!(world.start(&agent).await.len(), 2);
+    let reason = why(&world, &runs[2]).await;
+    assert_eq!(reason["code"], "QUEUE_LIMIT");
+    assert_eq!(reason["message"], "the queue mail is at its limit 2 (2 running)");
+    let of_job = world.get(&format!("{JOBS}/{}/explain", id(&job))).await.ok();
+    assert!(of_job["reasons"].as_array().unwrap().iter().any(|r| r["code"] == "QUEUE_LIMIT"), "{of_job}");
+    let listed = world.get(QUEUES).await.ok();
+    let mail = listed["queues"].as_array().unwrap().iter().find(|q| q["name"] == "mail").unwrap();
+    assert_eq!((&mail["maxConcurrent"], &mail["running"]), (&json!(2), &json!(2)));
+    world.put(&format!("{QUEUES}/mail"), json!({"maxConcurrent": 0})).await.ok();
+    assert_eq!(world.start(&agent).await.len(), 1);
+    for (name, body, code) in [
+        ("mail", json!({"maxConcurrent": -1}), "INVALID_MAX_CONCURRENT"),
+        ("mail", json!({"maxConcurrent": 100_001}), "INVALID_MAX_CONCURRENT"),
+        ("m%C3%A4il", json!({"maxConcurrent": 1}), "INVALID_QUEUE"),
+    ] {
+        world.put(&format!("{QUEUES}/{name}"), body).await.refused(400, code);
+    }
+    let other = world.with_key(Some(Uuid::from_u128(9)), &["scheduler:read"]).await;
+    other.put(&format!("{QUEUES}/mail"), json!({"maxConcurrent": 1})).await.refused(403, "PERMISSION_DENIED");
+    let other = other.with_key(Some(Uuid::from_u128(9)), &["queues:update"]).await;
+    other.put(&format!("{QUEUES}/mail"), json!({"maxConcurrent": 1})).await.ok();
+    let mine = other.with_key(None, &["*"]).await;
+    let listed = mine.get(QUEUES).await.ok();
+    assert!(listed["queues"].as_array().unwrap().iter().all(|q| q["maxConcurrent"] == 0), "{listed}");
+}
+
+#[tokio::test]
+async fn a_key_is_defined_shown_and_explained() {
+    let world = World::new().await;
+    let keyed = json!({"concurrencyKey": "customer-${parameters.customer.id}", "concurrencyLimit": 1});
+    let job = world.job("sync", manual(keyed)).await;
+    assert_eq!(job["concurrencyKey"], "customer-${parameters.customer.id}");
+    assert_eq!(job["concurrencyLimit"], 1);
+    let trigger = async |customer: Value| {
+        let body = json!({"parameters": {"customer": {"id": customer}}});
+        world.post(&format!("{JOBS}/{}/trigger", id(&job)), body).await.ok()
     };
-    tokio::join!(
-        async { world.post(&trigger, json!({})).await.refused(409, "LOCK_ACQUISITION_FAILED") },
-        async { world.post(&stop, json!({})).await.refused(409, "LOCK_ACQUISITION_FAILED") },
-        async { world.post(&pause, json!({})).await.refused(409, "LOCK_ACQUISITION_FAILED") },
-        put,
-    );
-    assert!(asked.elapsed() < Duration::from_secs(20), "waiting has no end");
-    assert_eq!(world.get(&path).await.ok()["name"], "a");
-    // Triggers of a job without a limit stand in nobody's way.
-    world.trigger(&free).await;
+    let (_first, second, _other) = (trigger(json!(7)).await, trigger(json!(7)).await, trigger(json!("x")).await);
+    assert_eq!(second["concurrencyKey"], "customer-7");
+    let agent = world.agent().await;
+    assert_eq!(world.start(&agent).await.len(), 2);
+    let reason = why(&world, &second).await;
+    assert_eq!(reason["code"], "KEY_LIMIT");
+    assert_eq!(reason["message"], "the concurrency key \"customer-7\" is at its limit 1 (1 running)");
 
-    assert!(world.store.unlock(&of_job(id(&job).parse().unwrap()), "another").await.unwrap());
-    world.put(&path, hourly("b")).await.ok();
+    let plain = world.job("plain", manual(json!({"concurrencyKey": "k"}))).await;
+    assert_eq!(plain["concurrencyLimit"], 1, "where none is given");
+    let path = format!("{JOBS}/{}", id(&plain));
+    let mut read = world.get(&path).await.ok();
+    read["concurrencyLimit"] = json!(5);
+    assert_eq!(world.put(&path, read).await.ok()["concurrencyLimit"], 5);
+    let mut without = world.get(&path).await.ok();
+    without["concurrencyKey"] = json!("");
+    world.put(&path, without.clone()).await.refused(400, "INVALID_CONCURRENCY_LIMIT");
+    without["concurrencyLimit"] = json!(0);
+    assert_eq!(world.put(&path, without).await.ok()["concurrencyKey"], "");
+    for (wrong, code) in [
+        (json!({"concurrencyKey": "${secret}"}), "INVALID_CONCURRENCY_KEY"),
+        (json!({"concurrencyKey": " "}), "INVALID_CONCURRENCY_KEY"),
+        (json!({"concurrencyKey": "k", "concurrencyLimit": -1}), "INVALID_CONCURRENCY_LIMIT"),
+        (json!({"concurrencyLimit": 3}), "INVALID_CONCURRENCY_LIMIT"),
+    ] {
+        let mut definition = hourly("wrong");
+        merge(&mut definition, wrong.clone());
+        world.post(JOBS, definition).await.refused(400, code);
+    }
+}
+
+#[tokio::test]
+async fn the_tenants_limit_and_the_jobs_are_explained() {
+    let world = World::with(true, Limits { tenant_max_concurrent: 1, ..limits() }).await;
+    let job = world.job("two", manual(json!({"maxConcurrent": 1, "overlap": "allow"}))).await;
     world.trigger(&job).await;
+    let waiting = world.trigger(&job).await;
+    let agent = world.agent().await;
+    assert_eq!(world.start(&agent).await.len(), 1);
+    let explained = world.get(&format!("{EXECUTIONS}/{}/explain", id(&waiting))).await.ok();
+    let reasons = explained["reasons"].as_array().unwrap();
+    let told: Vec<(&str, &str)> =
+        reasons.iter().map(|r| (r["code"].as_str().unwrap(), r["message"].as_str().unwrap())).collect();
+    assert_eq!(told[0], ("TENANT_LIMIT", "the tenant is at its limit 1 (1 running)"));
+    assert_eq!(told[1], ("CONCURRENCY_LIMIT", "the job is at its maxConcurrent 1 (1 running)"));
 }
 
 #[tokio::test]
-async fn each_caller_has_a_budget() {
-    let world = World::limited(true, limits(), 3).await;
-    for _ in 0..3 {
-        world.get(JOBS).await.ok();
-    }
-    let answer = world.get(JOBS).await;
-    let error = answer.refused(429, "RATE_LIMITED");
-    let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=20).contains(&wait), "{wait}");
-    assert_eq!(error["details"]["retryAfter"], wait);
-    // Probes and pages are not counted, and neither is another caller.
-    for path in ["/health", "/ready", "/openapi.json"] {
-        assert_eq!(world.get(path).await.status, 200, "{path}");
-    }
-    let other = world.make_key(Some(Uuid::from_u128(7)), &["*"]).await;
-    world.send(world.client.get(world.url(JOBS)).bearer_auth(&other)).await.ok();
-}
-
-#[tokio::test]
-async fn guessing_credentials_is_limited() {
-    let world = World::limited(false, limits(), 3).await;
-    let guess = || world.send(world.client.get(world.url(JOBS)).bearer_auth("ork_guess"));
-    for _ in 0..3 {
-        guess().await.refused(401, "UNAUTHENTICATED");
-    }
-    let refused = guess().await;
-    refused.refused(429, "RATE_LIMITED");
-    assert!(refused.headers.contains_key("retry-after") && !refused.headers.contains_key("www-authenticate"));
-    // Whoever has the right ones comes from the same address.
-    let key = world.make_key(Some(Uuid::from_u128(7)), &["*"]).await;
-    world.send(world.client.get(world.url(JOBS)).bearer_auth(&key)).await.ok();
-}
-
-#[tokio::test]
-async fn the_budget_is_the_same_over_grpc() {
-    let world = World::limited(true, limits(), 3).await;
-    world.get(JOBS).await.ok();
-    let channel = Channel::from_shared(format!("http://{}", world.grpc)).unwrap().connect().await.unwrap();
-    let mut jobs = JobServiceClient::new(channel.clone());
-    for _ in 0..2 {
-        jobs.list_jobs(Request::new(ListJobsRequest::default())).await.unwrap();
-    }
-    let status = jobs.list_jobs(Request::new(ListJobsRequest::default())).await.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted);
-    assert_eq!(status.get_details_error_info().unwrap().reason, "RATE_LIMITED");
-    let wait: u64 = status.metadata().get("retry-after").unwrap().to_str().unwrap().parse().unwrap();
-    assert!((1..=20).contains(&wait), "{wait}");
-    SchedulerServiceClient::new(channel).get_health(GetHealthRequest {}).await.unwrap();
+async fn the_command_line_limits_queues_and_keys() {
+    let world = World::new().await;
+    let made = ["job", "create", "--name", "sync", "--manual", "--command", "true", "--queue", "mail"];
+    let keyed = ["--concurrency-key", "k", "--concurrency-limit", "3"];
+    assert_eq!(said(&orrery(&world, &[&made[..], &keyed].concat()).await).0, 0);
+    let job = said(&orrery(&world, &["job", "get", "sync"]).await).1;
+    assert!(job.contains("k, 3 at once"), "{job}");
+    let set = said(&orrery(&world, &["queue", "set", "mail", "--max-concurrent", "5"]).await);
+    assert_eq!(set, (0, "queue mail runs 5 at once; 0 running\n".to_owned()));
+    let list = said(&orrery(&world, &["queue", "list"]).await);
+    let row: Vec<&str> = list.1.lines().find(|line| line.starts_with("mail")).unwrap().split_whitespace().collect();
+    assert_eq!((list.0, row[4]), (0, "5"), "{}", list.1);
+    let json = said(&orrery(&world, &["--json", "queue", "set", "mail", "--max-concurrent", "0"]).await);
+    assert_eq!(serde_json::from_str::<Value>(&json.1).unwrap()["maxConcurrent"], 0);
+    let wrong = said(&orrery(&world, &["queue", "set", "ma il", "--max-concurrent", "1"]).await);
+    assert!(wrong.0 == 2 && wrong.1.contains("INVALID_QUEUE"), "{wrong:?}");
+    assert_eq!(said(&orrery(&world, &["queue", "set", "mail", "--max-concurrent", "x"]).await).0, 2);
+    let alone = said(&orrery(&world, &[&made[..], &["--concurrency-limit", "3"]].concat()).await);
+    assert_eq!(alone.0, 2, "{alone:?}");
 }

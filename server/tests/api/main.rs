@@ -7,6 +7,7 @@ mod clients;
 mod dead_letters;
 mod executions;
 mod grpc;
+mod guards;
 mod identity;
 mod jobs;
 mod limits;

@@ -1,6 +1,6 @@
 //! A server to call, and the means to play the agent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -77,6 +77,7 @@ pub(crate) fn limits() -> Limits {
         max_jobs_per_tenant: 1000,
         job_execution_timeout_ms: 600_000,
         max_concurrent_jobs: 1000,
+        tenant_max_concurrent: 0,
         max_body_bytes: 4 << 20,
         max_log_bytes: 10 << 20,
         session_ttl_ms: 15_000,
@@ -214,10 +215,9 @@ impl World {
     /// Grants all that waits to an agent, which begins it.
     pub(crate) async fn start(&self, agent: &Session) -> Vec<Grant> {
         let lanes: Vec<i64> = self.store.lanes_after(0).await.unwrap().iter().map(|lane| lane.id).collect();
-        let none = BTreeSet::new();
         let timeouts =
             orrery_server::job::Timeouts { default: Duration::from_secs(300), cap: Duration::from_secs(600) };
-        let claim = Claim { lanes: &lanes, limit: 100, passed_over: &none, timeouts };
+        let claim = Claim { lanes: &lanes, limit: 100, tenant_limit: 0, timeouts };
         let assign = |candidates: &[Candidate]| {
             let to_agent = || {
                 Some(Assignment {

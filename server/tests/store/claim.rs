@@ -22,7 +22,7 @@ pub async fn a_claim_grants_leases(store: DynStore) {
     let waiting = trigger(&store, &job).await;
     let before = now(&store).await;
     let claimed = claim(&store, &agent, 10).await;
-    assert!(claimed.at_limit.is_empty() && !claimed.more);
+    assert!(!claimed.more);
     let grant = &claimed.grants[0];
     assert_eq!((grant.execution.id, claimed.grants.len()), (waiting.id, 1));
     assert_eq!((*grant.spec).clone(), job.spec);
@@ -77,8 +77,7 @@ pub async fn what_is_not_given_still_waits(store: DynStore) {
     let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
     let waiting = triggers(&store, &job, 3).await;
     let lanes = all_lanes(&store).await;
-    let passed_over = BTreeSet::new();
-    let wanted = Claim { lanes: &lanes, limit: 10, passed_over: &passed_over, timeouts: TIMEOUTS };
+    let wanted = Claim { lanes: &lanes, limit: 10, tenant_limit: 0, timeouts: TIMEOUTS };
     let to = Assignment { session_id: agent.id, attachment: agent.attachment, worker_name: "agent".to_owned() };
     let middle = |candidates: &[Candidate]| {
         let ids: Vec<Uuid> = candidates.iter().map(|c| c.execution.id).collect();
@@ -90,16 +89,6 @@ pub async fn what_is_not_given_still_waits(store: DynStore) {
     assert_eq!(ids(&claim(&store, &agent, 10).await), [waiting[0].id, waiting[2].id]);
 }
 
-pub async fn passed_over_jobs_are_left_out(store: DynStore) {
-    let (one, two) = (job(&store, "one").await, job(&store, "two").await);
-    let agent = session(&store, "agent").await;
-    trigger(&store, &one).await;
-    let wanted = trigger(&store, &two).await;
-    let lanes = all_lanes(&store).await;
-    let claimed = claim_of(&store, &agent, &lanes, 10, &[one.id].into()).await;
-    assert_eq!(ids(&claimed), [wanted.id]);
-}
-
 pub async fn only_named_lanes_are_claimed(store: DynStore) {
     let (one, two) = (job(&store, "one").await, job_with(&store, "two", |j| j.spec.queue = "q".to_owned()).await);
     let agent = session(&store, "agent").await;
@@ -107,9 +96,9 @@ pub async fn only_named_lanes_are_claimed(store: DynStore) {
     let wanted = trigger(&store, &two).await;
     let cancelled = trigger(&store, &two).await;
     apply(&store, &cancelled, cancel_requested()).await.unwrap();
-    assert_eq!(ids(&claim_of(&store, &agent, &[wanted.lane_id], 10, &BTreeSet::new()).await), [wanted.id]);
-    assert!(claim_of(&store, &agent, &[], 10, &BTreeSet::new()).await.grants.is_empty());
-    assert!(claim_of(&store, &agent, &[-1], 10, &BTreeSet::new()).await.grants.is_empty());
+    assert_eq!(ids(&claim_of(&store, &agent, &[wanted.lane_id], 10).await), [wanted.id]);
+    assert!(claim_of(&store, &agent, &[], 10).await.grants.is_empty());
+    assert!(claim_of(&store, &agent, &[-1], 10).await.grants.is_empty());
 }
 
 pub async fn dead_sessions_get_nothing(store: DynStore) {
@@ -165,9 +154,8 @@ pub async fn limits_hold(store: DynStore) {
     let waiting = triggers(&store, &limited, 4).await;
     let claimed = claim(&store, &agent, 10).await;
     assert_eq!(ids(&claimed), [waiting[0].id, waiting[1].id]);
-    assert_eq!(claimed.at_limit, [limited.id]);
     let claimed = claim(&store, &agent, 10).await;
-    assert_eq!((claimed.grants.len(), claimed.at_limit), (0, vec![limited.id]));
+    assert_eq!((claimed.grants.len(), claimed.more), (0, false));
     let first = execution(&store, waiting[0].id).await;
     apply(&store, &first, completed(&first)).await.unwrap();
     assert_eq!(ids(&claim(&store, &agent, 1).await), [waiting[2].id]);
@@ -177,7 +165,7 @@ pub async fn unlimited_jobs_have_no_limit(store: DynStore) {
     let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
     triggers(&store, &job, 300).await;
     let claimed = claim(&store, &agent, 1000).await;
-    assert_eq!((claimed.grants.len(), claimed.at_limit.len(), claimed.more), (300, 0, false));
+    assert_eq!((claimed.grants.len(), claimed.more), (300, false));
 }
 
 /// Four agents claim and finish at once; at no moment are more leases live than the limit, by what the agents themselves see.

@@ -120,8 +120,7 @@ pub async fn dead_letters_page_and_filter(store: DynStore) {
     assert!(of_b.len() == 2 && of_b.iter().all(|l| l.job_id == b.id));
     store.discard_dead_letter(&discard_of(&made[0], "")).await.unwrap();
     released(&store, &made[1]).await.unwrap();
-    for (state, count) in
-        [(DeadLetterState::Open, 3), (DeadLetterState::Discarded, 1), (DeadLetterState::Released, 1)]
+    for (state, count) in [(DeadLetterState::Open, 3), (DeadLetterState::Discarded, 1), (DeadLetterState::Released, 1)]
     {
         assert_eq!(letters(&store, DeadLetterFilter { job: None, state: Some(state) }).await.len(), count);
     }
@@ -162,7 +161,10 @@ pub async fn a_release_makes_one_execution(store: DynStore) {
     let made: Vec<Execution> = futures_util::future::join_all(calls).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(made.iter().map(|e| e.id).collect::<BTreeSet<_>>().len(), 1);
     assert_eq!(executions(&store).await.len(), 2);
-    assert_eq!((&made[0].state, made[0].retry_of, made[0].trigger), (&State::Pending, Some(poison.id), TriggerType::Retry));
+    assert_eq!(
+        (&made[0].state, made[0].retry_of, made[0].trigger),
+        (&State::Pending, Some(poison.id), TriggerType::Retry)
+    );
     assert_eq!((made[0].losses, made[0].epoch, made[0].triggered_by), (0, 0, Some(USER)));
     let letter = store.dead_letter(TENANT, poison.id).await.unwrap().unwrap();
     assert_eq!((letter.state, letter.released_as), (DeadLetterState::Released, Some(made[0].id)));

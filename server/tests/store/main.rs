@@ -16,6 +16,7 @@ mod engines;
 mod jobs;
 mod keys;
 mod lifecycle;
+mod limits;
 mod locks;
 mod logs;
 mod lost_commits;
@@ -112,7 +113,6 @@ macro_rules! suite {
                 higher_priorities_go_first
                 lanes_take_turns
                 what_is_not_given_still_waits
-                passed_over_jobs_are_left_out
                 only_named_lanes_are_claimed
                 dead_sessions_get_nothing
                 a_run_keeps_its_version
@@ -144,6 +144,18 @@ macro_rules! suite {
                 living_sessions_are_left_alone
                 two_reapers_take_back_once
                 what_is_next_is_told;
+            limits:
+                no_crash_leaks_a_place
+                every_limit_holds_under_concurrency
+                a_backlog_at_its_limit_holds_nobody_up
+                many_jobs_at_their_limit_hold_nobody_up
+                order_holds_behind_a_backlog
+                a_key_is_shared_by_jobs_and_told_apart_by_parameters
+                an_edit_changes_the_limit_of_what_waits
+                a_tenant_may_have_its_own_limit
+                a_queue_may_be_limited
+                rooms_are_told
+                retries_keep_no_place;
             dead_letters:
                 lost_work_is_a_dead_letter
                 other_ends_are_no_dead_letters

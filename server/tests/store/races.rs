@@ -71,8 +71,7 @@ impl Heat {
         let made: Vec<Uuid> = triggers(store, job, HEAT).await.iter().map(|e| e.id).collect();
         // Several heats claim from one lane: each takes what is its own.
         let lanes = all_lanes(store).await;
-        let passed_over = Default::default();
-        let claim = Claim { lanes: &lanes, limit: HEAT * HEATS * 2, passed_over: &passed_over, timeouts: TIMEOUTS };
+        let claim = Claim { lanes: &lanes, limit: HEAT * HEATS * 2, tenant_limit: 0, timeouts: TIMEOUTS };
         let to =
             Assignment { session_id: agent.id, attachment: agent.attachment, worker_name: agent.agent.name.clone() };
         let mine = |c: &Candidate| made.contains(&c.execution.id).then(|| to.clone());
@@ -162,7 +161,7 @@ impl Heat {
         }
         let lanes = all_lanes(&self.store).await;
         loop {
-            let claimed = claim_of(&self.store, &next, &lanes, HEAT, &Default::default()).await;
+            let claimed = claim_of(&self.store, &next, &lanes, HEAT).await;
             for grant in &claimed.grants {
                 let (old, new) = (self.leases.iter().find(|e| e.id == grant.execution.id), &grant.execution);
                 let old = old.expect("heats of this course go one at a time");

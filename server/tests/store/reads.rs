@@ -147,6 +147,7 @@ pub async fn queues_are_counted(store: DynStore) {
         scheduled: 0,
         running: 1,
         oldest_pending: Some(oldest.run_at),
+        max_concurrent: 0,
     };
     assert_eq!(store.queues(TENANT).await.unwrap(), [another, default]);
     assert!(store.queues(OTHER_TENANT).await.unwrap().is_empty());

@@ -1,6 +1,6 @@
 //! Jobs, sessions and steps that tests are made of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -50,6 +50,7 @@ pub fn spec(name: &str) -> JobSpec {
         },
         delivery: Delivery::AtLeastOnce,
         start_deadline_seconds: None,
+        concurrency: None,
     }
 }
 
@@ -170,17 +171,11 @@ pub async fn all_lanes(store: &DynStore) -> Vec<i64> {
 /// Claims from all lanes for one session.
 pub async fn claim(store: &DynStore, session: &Session, limit: usize) -> Claimed {
     let lanes = all_lanes(store).await;
-    claim_of(store, session, &lanes, limit, &BTreeSet::new()).await
+    claim_of(store, session, &lanes, limit).await
 }
 
-pub async fn claim_of(
-    store: &DynStore,
-    session: &Session,
-    lanes: &[i64],
-    limit: usize,
-    passed_over: &BTreeSet<Uuid>,
-) -> Claimed {
-    let claim = Claim { lanes, limit, passed_over, timeouts: TIMEOUTS };
+pub async fn claim_of(store: &DynStore, session: &Session, lanes: &[i64], limit: usize) -> Claimed {
+    let claim = Claim { lanes, limit, tenant_limit: 0, timeouts: TIMEOUTS };
     let to =
         Assignment { session_id: session.id, attachment: session.attachment, worker_name: session.agent.name.clone() };
     store.claim(&claim, &|candidates| vec![Some(to.clone()); candidates.len()]).await.unwrap()

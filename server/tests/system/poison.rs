@@ -35,7 +35,11 @@ async fn what_kills_its_agents_is_a_dead_letter(world: World) {
         agent.ended(SOON).await;
     }
     let given_up = rest.finished(&run).await;
-    assert_eq!((&given_up["status"], &given_up["quarantined"]), (&json!("failed"), &json!("leases_lost")), "{given_up:#}");
+    assert_eq!(
+        (&given_up["status"], &given_up["quarantined"]),
+        (&json!("failed"), &json!("leases_lost")),
+        "{given_up:#}"
+    );
     assert_eq!(given_up["epoch"], 3, "{given_up:#}");
     let listed = rest.get("/dead-letters?state=open").await.ok();
     let letter = &listed["deadLetters"][0];
@@ -52,7 +56,11 @@ async fn what_kills_its_agents_is_a_dead_letter(world: World) {
     let released = rest.post(&format!("/dead-letters/{run}/release"), json!({})).await.ok();
     assert_eq!(released["retryOf"], json!(run), "{released:#}");
     let done = rest.finished(released["id"].as_str().unwrap()).await;
-    assert_eq!((&done["status"], &done["result"]["result"]["stdout"]), (&json!("completed"), &json!("well\n")), "{done:#}");
+    assert_eq!(
+        (&done["status"], &done["result"]["result"]["stdout"]),
+        (&json!("completed"), &json!("well\n")),
+        "{done:#}"
+    );
     let again = rest.post(&format!("/dead-letters/{run}/release"), json!({})).await.ok();
     assert_eq!(again["id"], released["id"]);
     assert_eq!(rest.execution(&run).await["status"], "failed");

@@ -106,6 +106,8 @@ async fn scheduler(caller: &mut Caller, worker: &str) {
     assert_eq!(fires[0].get_field_by_name("fires").unwrap().as_list().unwrap().len(), 3);
     caller.refused("PreviewCron", r#"expression: "* * *""#, "INVALID_CRON_EXPRESSION").await;
     assert_ne!(text(&caller.ok("ExplainCron", r#"expression: "@daily""#).await[0], "description"), "");
+    caller.ok("SetQueue", r#"name: "mail" max_concurrent: 3"#).await;
+    caller.refused("SetQueue", r#"name: "" max_concurrent: 3"#, "INVALID_QUEUE").await;
     caller.ok("DrainWorker", &format!(r#"id: "{worker}""#)).await;
     caller.refused("DrainWorker", r#"id: "00000000-0000-7000-8000-000000000000""#, "WORKER_NOT_FOUND").await;
 }

@@ -118,6 +118,8 @@ unary! { scheduler:
     get_metrics(GetMetricsRequest) -> Metrics;
     /// A page of queues with their depth.
     list_queues(ListQueuesRequest) -> ListQueuesResponse;
+    /// Limits how many executions of a queue may run at once.
+    set_queue(SetQueueRequest) -> Queue;
     /// A page of agents with their load.
     list_workers(ListWorkersRequest) -> ListWorkersResponse;
     /// Tells an agent to take no further work.

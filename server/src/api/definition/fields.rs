@@ -53,15 +53,20 @@ pub(super) fn tags(p: &mut Problems, tags: &[String]) -> Vec<String> {
 }
 
 pub(super) fn queue(p: &mut Problems, queue: &str, default: &str) -> String {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/');
     if queue.is_empty() {
         return default.to_owned();
     }
-    if queue.len() > MAX_WORD || !queue.chars().all(known) {
-        let message = format!("give 1 to {MAX_WORD} of letters, digits and the characters . _ - : /");
-        p.add("INVALID_QUEUE", "queue", message);
+    if let Some(problem) = queue_problem(queue) {
+        p.add("INVALID_QUEUE", "queue", problem);
     }
     queue.to_owned()
+}
+
+/// What is wrong with a queue's name, if anything.
+pub(crate) fn queue_problem(queue: &str) -> Option<String> {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/');
+    let is_good = (1..=MAX_WORD).contains(&queue.len()) && queue.chars().all(known);
+    (!is_good).then(|| format!("give 1 to {MAX_WORD} of letters, digits and the characters . _ - : /"))
 }
 
 pub(super) fn selector(p: &mut Problems, labels: &HashMap<String, String>) -> BTreeMap<String, String> {

@@ -9,8 +9,10 @@ use orrery_proto::v1::{
     ValidateJobRequest,
 };
 
+pub(crate) use self::fields::queue_problem;
 use self::problems::Problems;
 use super::json_text;
+use crate::concurrency::{self, Concurrency};
 use crate::error::FieldProblem;
 use crate::job::{JobSpec, MisfireSpec, RetryPolicy};
 
@@ -62,6 +64,7 @@ pub(crate) fn read(request: &CreateJobRequest, prefix: &str) -> Result<JobSpec, 
         start_deadline_seconds: request
             .start_deadline_seconds
             .map(|s| p.within("INVALID_START_DEADLINE", "startDeadlineSeconds", s, 1, YEAR_SECONDS)),
+        concurrency: concurrency(p, request),
     };
     problems.finish(spec)
 }
@@ -69,6 +72,22 @@ pub(crate) fn read(request: &CreateJobRequest, prefix: &str) -> Result<JobSpec, 
 /// One execution at a time means that a second fire is omitted; with more places, fires wait for one.
 fn default_overlap(max_concurrent: i32) -> OverlapPolicy {
     if max_concurrent == 1 { OverlapPolicy::Forbid } else { OverlapPolicy::Allow }
+}
+
+/// The key that it shares with other jobs.
+fn concurrency(p: &mut Problems, request: &CreateJobRequest) -> Option<Concurrency> {
+    const CODE: &str = "INVALID_CONCURRENCY_LIMIT";
+    let limit = p.within(CODE, "concurrencyLimit", request.concurrency_limit.unwrap_or(0), 0, 100_000);
+    if request.concurrency_key.is_empty() {
+        if limit > 0 {
+            p.add(CODE, "concurrencyLimit", "is of no use without concurrencyKey; give that too, or maxConcurrent");
+        }
+        return None;
+    }
+    if let Some(problem) = concurrency::problem(&request.concurrency_key) {
+        p.add("INVALID_CONCURRENCY_KEY", "concurrencyKey", problem);
+    }
+    Some(Concurrency { key: request.concurrency_key.clone(), limit: limit.max(1) })
 }
 
 /// What runs. The agents' own reading of the config is asked, so that both agree.
@@ -170,6 +189,8 @@ macro_rules! definition_of {
             delivery: request.delivery,
             start_deadline_seconds: request.start_deadline_seconds,
             idempotency_key: String::new(),
+            concurrency_key: request.concurrency_key,
+            concurrency_limit: request.concurrency_limit,
         }
     }};
 }

@@ -4,6 +4,7 @@ use orrery_proto::v1::{CreateJobRequest, JobType, TriggerType};
 use uuid::Uuid;
 
 use super::*;
+use crate::admission::{Admission, Room};
 use crate::api::definition;
 use crate::execution::Lease;
 use crate::store::NewSession;
@@ -92,6 +93,7 @@ fn execution(state: State) -> Execution {
         cancel_reason: None,
         retry_of: None,
         traceparent: None,
+        concurrency: None,
     }
 }
 
@@ -99,8 +101,16 @@ fn codes(explanation: &Explanation) -> Vec<&str> {
     explanation.reasons.iter().map(|r| r.code.as_str()).collect()
 }
 
+/// The job's own limit of one, with so many running.
+fn full(running: i64) -> Vec<Full> {
+    let gate = Gate::Job(Uuid::from_u128(2), Uuid::from_u128(1));
+    let rooms = [(gate.clone(), Room { limit: 1, running })];
+    Admission::new(rooms).full(&[gate])
+}
+
 fn of_job(job: &Job, load: (i64, i64), agents: &[Session]) -> Explanation {
-    super::job(&JobFacts { job, load: JobLoad { active: load.0, leased: load.1 }, agents, now: now() })
+    let full = full(load.1);
+    super::job(&JobFacts { job, load: JobLoad { active: load.0, leased: load.1 }, full: &full, agents, now: now() })
 }
 
 #[test]
@@ -135,8 +145,8 @@ fn what_agents_lack_is_named() {
 fn an_execution_is_explained() {
     let job = job();
     let of = |execution: &Execution, leased| {
-        let load = JobLoad { active: leased, leased };
-        super::execution(&ExecutionFacts { execution, job: Some(&job), load, agents: &[agent(|_| {})] })
+        let full = full(leased);
+        super::execution(&ExecutionFacts { execution, job: Some(&job), full: &full, agents: &[agent(|_| {})] })
     };
     assert_eq!(codes(&of(&execution(State::Pending), 0)), ["QUEUED"]);
     assert_eq!(codes(&of(&execution(State::Pending), 1)), ["CONCURRENCY_LIMIT", "QUEUED"]);

@@ -1,17 +1,33 @@
 //! From pending executions to leases.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::PoisonError;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::commit::commit;
 use super::apply::{Locked, applied, lock, policy_of, spec_of};
-use super::rows::live_columns;
-use super::{PgStore, limited, write};
+use super::commit::commit;
+use super::pick::{self, Found};
+use super::{PgStore, gates, write};
+use crate::admission::{Admission, Gate};
 use crate::execution::{Event, Execution};
 use crate::store::{Assign, Assignment, Candidate, Claim, Claimed, Grant, Result};
+
+/// What a claim knows so far.
+#[derive(Default)]
+struct Round {
+    admission: Admission,
+    /// Gates that are locked and counted.
+    counted: BTreeSet<Gate>,
+    /// Gates that somebody else has locked: what passes them is left for the next round.
+    busy: BTreeSet<Gate>,
+    has_locked: bool,
+    offered: Vec<Locked>,
+    /// Whether it is worth to look again at once.
+    more: bool,
+}
 
 impl PgStore {
     /// `said` is what a try before this one granted, whose outcome is unknown, and then what this one grants.
@@ -31,10 +47,23 @@ impl PgStore {
                 return Ok(Claimed { grants, ..before.clone() });
             }
         }
-        let (picked, locked) = pick(&mut tx, claim).await?;
-        let mut claimed = Claimed { more: picked >= claim.limit || locked.len() < picked, ..Claimed::default() };
-        let (offered, at_limit) = admit(&mut tx, locked).await?;
-        claimed.at_limit = at_limit;
+        let mut round = Round::default();
+        let heads = pick::heads(&mut tx, claim).await?;
+        let refused = self.offer(&mut tx, &mut round, &heads, claim).await?;
+        // What is at its limit stands before more than was looked at.
+        if refused && heads.len() >= claim.limit && round.offered.len() < claim.limit.div_ceil(2) {
+            let places = claim.limit - round.offered.len();
+            let taken: Vec<Uuid> = round.offered.iter().map(|l| l.execution.id).collect();
+            let mut start = *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner);
+            let beyond = pick::beyond(&mut tx, claim, places, &taken, &mut start).await?;
+            *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner) = start;
+            self.offer(&mut tx, &mut round, &beyond, claim).await?;
+            round.more |= beyond.len() >= places;
+        } else {
+            round.more |= heads.len() >= claim.limit;
+        }
+        let mut claimed = Claimed { more: round.more, ..Claimed::default() };
+        let offered = round.offered;
         let candidates: Vec<Candidate> = offered.iter().map(|l| Candidate { execution: l.execution.clone() }).collect();
         let given: Vec<(Locked, Assignment)> = match candidates.is_empty() {
             true => Vec::new(),
@@ -49,6 +78,60 @@ impl PgStore {
         *said = Some(claimed.clone());
         commit(tx).await?;
         Ok(claimed)
+    }
+
+    /// Locks what was picked, and offers what its limits allow. `true` where something was refused, or had to be left.
+    async fn offer(
+        &self,
+        tx: &mut PgConnection,
+        round: &mut Round,
+        picked: &[Uuid],
+        claim: &Claim<'_>,
+    ) -> Result<bool> {
+        let found = pick::lock(tx, picked, claim.tenant_limit).await?;
+        round.more |= found.len() < picked.len();
+        self.count(tx, round, &found).await?;
+        let mut refused = false;
+        for one in found {
+            let is_busy = one.gates.iter().any(|gate| round.busy.contains(gate));
+            if is_busy || !round.admission.admit(&one.gates) {
+                round.more |= is_busy;
+                refused = true;
+            } else {
+                round.offered.push(one.locked);
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Locks the gates that have a limit and are not counted yet, and counts what runs behind them. Where nothing has a limit this does
+    /// nothing.
+    async fn count(&self, tx: &mut PgConnection, round: &mut Round, found: &[Found]) -> Result<()> {
+        let mut limits: BTreeMap<Gate, i64> = BTreeMap::new();
+        limits.extend(found.iter().flat_map(|one| one.limits.iter().cloned()));
+        limits.retain(|gate, _| !round.counted.contains(gate));
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let is_job = |gate: &Gate| matches!(gate, Gate::Job(..));
+        let shared: BTreeSet<Gate> = limits.keys().filter(|gate| !is_job(gate)).cloned().collect();
+        let mut had = gates::lock_shared(tx, self.inner.scope, &shared, !round.has_locked).await?;
+        round.has_locked = true;
+        let job = |gate: &Gate| match gate {
+            Gate::Job(_, job) => Some(*job),
+            _ => None,
+        };
+        for (gate, limit) in gates::lock_jobs(tx, &limits.keys().filter_map(job).collect::<Vec<_>>()).await? {
+            had.insert(gate.clone());
+            // As it is under the lock; 0 where the limit was taken away meanwhile.
+            limits.insert(gate, limit);
+        }
+        round.busy.extend(limits.keys().filter(|gate| !had.contains(gate)).cloned());
+        let limits: Vec<(Gate, i64)> =
+            limits.into_iter().filter(|(gate, limit)| had.contains(gate) && !(is_job(gate) && *limit <= 0)).collect();
+        round.counted.extend(had);
+        round.admission.learn(gates::counted(tx, &limits).await?);
+        Ok(())
     }
 
     async fn grant(
@@ -94,111 +177,6 @@ async fn standing(tx: &mut PgConnection, grants: &[Grant]) -> Result<Vec<Grant>>
         })
     };
     Ok(grants.iter().filter(stands).cloned().collect())
-}
-
-/// Picks pending executions, the highest priority first and in turns between lanes, and locks those that nobody else has locked.
-/// Answers also with how many were picked: where fewer could be locked, others are at them, and it is worth to look again.
-async fn pick(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<(usize, Vec<Locked>)> {
-    let passed_over: Vec<Uuid> = claim.passed_over.iter().copied().collect();
-    // Unlocked first: to lock within each lane would lock `limit` of every lane, and take them from the others for nothing.
-    let picked: Vec<Uuid> = sqlx::query_scalar(
-        "select p.id from unnest($1::bigint[]) as lane(id) cross join lateral (
-            select n.id, n.priority, n.run_at, n.late, row_number() over (order by n.priority desc, n.late, n.run_at, n.id) as turn from (
-                select e.id, e.priority, e.late, e.run_at from live_executions e
-                where e.lane_id = lane.id and e.state = 1 and e.cancel_requested_at is null and e.job_id <> all($2)
-                  and (e.start_by is null or e.start_by > statement_timestamp())
-                order by e.priority desc, e.late, e.run_at, e.id limit $3
-            ) n
-         ) p order by p.priority desc, p.late, p.turn, p.run_at, p.id limit $3",
-    )
-    .bind(claim.lanes)
-    .bind(&passed_over)
-    .bind(limited(claim.limit))
-    .fetch_all(&mut *tx)
-    .await?;
-    if picked.is_empty() {
-        return Ok((0, Vec::new()));
-    }
-    let found = sqlx::query(concat!(
-        "select ",
-        live_columns!(),
-        " from live_executions e join scheduled_jobs j on j.id = e.job_id
-         where e.id = any($1) and e.state = 1 and e.cancel_requested_at is null
-           and (e.start_by is null or e.start_by > statement_timestamp()) for update of e skip locked"
-    ))
-    .bind(&picked)
-    .fetch_all(tx)
-    .await?;
-    let mut locked = HashMap::with_capacity(found.len());
-    for row in &found {
-        let one = Locked::of(row)?;
-        locked.insert(one.execution.id, one);
-    }
-    Ok((picked.len(), picked.iter().filter_map(|id| locked.remove(id)).collect()))
-}
-
-/// Leaves out what would take a job over its limit; answers also with the jobs that are at it. The limited jobs are locked, so that no
-/// other claim counts at the same time; one that is locked by somebody else is left for the next round.
-async fn admit(tx: &mut PgConnection, locked: Vec<Locked>) -> Result<(Vec<Locked>, Vec<Uuid>)> {
-    let jobs: HashSet<Uuid> = locked.iter().map(|l| l.execution.job_id).collect();
-    let jobs: Vec<Uuid> = jobs.into_iter().collect();
-    let limits = sqlx::query("select id, max_concurrent from scheduled_jobs where id = any($1) and max_concurrent > 0")
-        .bind(&jobs)
-        .fetch_all(&mut *tx)
-        .await?;
-    if limits.is_empty() {
-        return Ok((locked, Vec::new()));
-    }
-    let limited: HashSet<Uuid> = limits.iter().map(|r| r.try_get("id")).collect::<sqlx::Result<_>>()?;
-    let mut free = places(tx, &limited.iter().copied().collect::<Vec<_>>()).await?;
-    let mut at_limit = HashSet::new();
-    let mut offered = Vec::with_capacity(locked.len());
-    for one in locked {
-        let job = one.execution.job_id;
-        if !limited.contains(&job) {
-            offered.push(one);
-            continue;
-        }
-        match free.get_mut(&job) {
-            Some(free) if *free > 0 => {
-                *free -= 1;
-                offered.push(one);
-            }
-            Some(_) => {
-                at_limit.insert(job);
-            }
-            None => {}
-        }
-    }
-    Ok((offered, at_limit.into_iter().collect()))
-}
-
-/// Free places of the jobs that could be locked.
-async fn places(tx: &mut PgConnection, jobs: &[Uuid]) -> Result<HashMap<Uuid, i64>> {
-    let held = sqlx::query(
-        "select id, max_concurrent from scheduled_jobs where id = any($1) order by id for no key update skip locked",
-    )
-    .bind(jobs)
-    .fetch_all(&mut *tx)
-    .await?;
-    let mut free: HashMap<Uuid, i64> = HashMap::with_capacity(held.len());
-    for row in &held {
-        free.insert(row.try_get("id")?, i64::from(row.try_get::<i32, _>("max_concurrent")?));
-    }
-    // In a statement of its own, whose snapshot is younger than the locks.
-    let leased = sqlx::query(
-        "select job_id, count(*) as leased from live_executions
-         where job_id = any($1) and session_id is not null group by job_id",
-    )
-    .bind(free.keys().copied().collect::<Vec<_>>())
-    .fetch_all(tx)
-    .await?;
-    for row in &leased {
-        if let Some(free) = free.get_mut(&row.try_get::<Uuid, _>("job_id")?) {
-            *free -= row.try_get::<i64, _>("leased")?;
-        }
-    }
-    Ok(free)
 }
 
 /// The clock, and which of these sessions live on these attachments. They cannot end or move before this transaction does, so no lease is

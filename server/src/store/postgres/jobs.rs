@@ -148,6 +148,17 @@ impl PgStore {
         .bind(lane.first())
         .bind(text::plain(&job.spec.queue).into_owned())
         .bind(job.spec.priority)
+        .execute(&mut *tx)
+        .await?;
+        // A key stays as it was evaluated; how many may share it is the job's to say, also for what runs.
+        let limit = job.spec.concurrency.as_ref().map_or(0, |concurrency| concurrency.limit);
+        sqlx::query(
+            "update live_executions set key_limit = $2, concurrency_key = case when $2 = 0 then '' else concurrency_key end
+             where tenant_id = $3 and job_id = $1 and concurrency_key <> '' and key_limit <> $2",
+        )
+        .bind(job.id)
+        .bind(limit)
+        .bind(job.tenant_id)
         .execute(tx)
         .await?;
         Ok(())

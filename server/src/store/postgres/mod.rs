@@ -9,6 +9,7 @@ mod commit;
 mod create;
 mod dead_letters;
 mod fires;
+mod gates;
 mod hints;
 mod idempotency;
 mod jobs;
@@ -17,6 +18,7 @@ mod lanes;
 mod leases;
 mod logs;
 mod partitions;
+mod pick;
 mod plan;
 mod reach;
 mod reads;
@@ -96,6 +98,8 @@ struct Inner {
     specs: Specs,
     lanes: Lanes,
     hints: Hints,
+    /// Where claims that find more groups than they look at go on. Only a hint: losing it costs a turn.
+    group_start: std::sync::Mutex<uuid::Uuid>,
 }
 
 /// Repeats a transaction that PostgreSQL ended because it crossed another one, or whose COMMIT had no answer. What is called must bear that
@@ -168,7 +172,7 @@ impl PgStore {
         };
         let replica = options.read_url.as_ref().map(start).transpose()?;
         let schema = options.schema;
-        let inner = Inner { pool, beats, evict, replica, connect, schema, scope, specs, lanes, hints };
+        let inner = Inner { pool, beats, evict, replica, connect, schema, scope, specs, lanes, hints, group_start: Default::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 

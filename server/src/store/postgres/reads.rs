@@ -56,8 +56,9 @@ impl Reads for PgStore {
     async fn queues(&self, tenant: Uuid) -> Result<Vec<QueueDepth>> {
         let found = sqlx::query(
             "select q.queue, coalesce(e.pending, 0) as pending, coalesce(e.scheduled, 0) as scheduled,
-                coalesce(e.running, 0) as running, e.oldest
-             from (select distinct queue from lanes where tenant_id = $1) q
+                coalesce(e.running, 0) as running, e.oldest, coalesce(l.max_concurrent, 0) as max_concurrent
+             from (select queue from lanes where tenant_id = $1 union select name from queue_limits where tenant_id = $1) q
+             left join queue_limits l on l.tenant_id = $1 and l.name = q.queue
              left join (
                 select queue, count(*) filter (where state = 1) as pending, count(*) filter (where state = 0) as scheduled,
                     count(*) filter (where state = 2) as running, min(run_at) filter (where state = 1) as oldest
@@ -74,6 +75,7 @@ impl Reads for PgStore {
                 scheduled: row.try_get("scheduled")?,
                 running: row.try_get("running")?,
                 oldest_pending: row.try_get("oldest")?,
+                max_concurrent: row.try_get("max_concurrent")?,
             })
         };
         found.iter().map(depth).collect()

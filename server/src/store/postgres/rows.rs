@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::specs::Specs;
+use crate::concurrency::Concurrency;
 use crate::execution::{Execution, Lease, Outcome, State};
 use crate::job::Job;
 use crate::store::{Idempotency, Result, StoreError};
@@ -23,7 +24,7 @@ macro_rules! live_columns {
         "e.id, e.tenant_id, e.job_id, e.lane_id, e.epoch, e.job_version, e.scheduled_at, e.run_at, e.start_by, e.created_at, e.granted_at,
          e.started_at, e.deadline, e.cancel_requested_at, e.priority, e.attempt, e.losses, e.state, e.trigger_type, e.progress,
          e.session_id, e.triggered_by, e.retry_of, e.queue, e.worker_name, e.cancel_reason, e.traceparent, e.parameters,
-         e.attempts, j.name as job_name, j.version as current_version"
+         e.attempts, e.concurrency_key, e.key_limit, j.name as job_name, j.version as current_version"
     };
 }
 /// The columns of a finished execution, of tables `h` (job_executions) and `j` (scheduled_jobs).
@@ -85,7 +86,10 @@ pub(super) fn live(row: &PgRow) -> Result<Execution> {
         LEASED => leased(row)?,
         other => return Err(corrupt("live_executions", "state", other)),
     };
-    execution(row, "live_executions", state, trigger_of(row.try_get("trigger_type")?)?)
+    let execution = execution(row, "live_executions", state, trigger_of(row.try_get("trigger_type")?)?)?;
+    let key: String = row.try_get("concurrency_key")?;
+    let limit = row.try_get("key_limit")?;
+    Ok(Execution { concurrency: (!key.is_empty()).then_some(Concurrency { key, limit }), ..execution })
 }
 
 fn leased(row: &PgRow) -> Result<State> {
@@ -155,6 +159,7 @@ fn execution(row: &PgRow, table: &'static str, state: State, trigger: TriggerTyp
         cancel_reason: row.try_get("cancel_reason")?,
         retry_of: row.try_get("retry_of")?,
         traceparent: row.try_get("traceparent")?,
+        concurrency: None,
     })
 }
 

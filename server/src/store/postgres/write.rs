@@ -48,11 +48,12 @@ pub(super) async fn insert(connection: &mut PgConnection, executions: &[Executio
     let rows: Vec<&Execution> = executions.iter().collect();
     let inserted = sqlx::query(
         "insert into live_executions (id, tenant_id, job_id, lane_id, scheduled_at, run_at, created_at, priority, state,
-            trigger_type, triggered_by, retry_of, queue, traceparent, parameters, start_by)
+            trigger_type, triggered_by, retry_of, queue, traceparent, parameters, start_by, concurrency_key, key_limit)
          select u.* from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
             $7::timestamptz[], $8::integer[], $9::smallint[], $10::smallint[], $11::uuid[], $12::uuid[], $13::text[], $14::text[],
-            $15::text[], $16::timestamptz[]) as u(id, tenant_id, job_id, lane_id, scheduled_at, run_at, created_at, priority, state, trigger_type,
-            triggered_by, retry_of, queue, traceparent, parameters, start_by)
+            $15::text[], $16::timestamptz[], $17::text[], $18::integer[]) as u(id, tenant_id, job_id, lane_id, scheduled_at,
+            run_at, created_at, priority, state, trigger_type, triggered_by, retry_of, queue, traceparent, parameters, start_by,
+            concurrency_key, key_limit)
          where not exists (select 1 from job_executions h where h.id = u.id)
          on conflict (id) do nothing returning id",
     )
@@ -72,6 +73,8 @@ pub(super) async fn insert(connection: &mut PgConnection, executions: &[Executio
     .bind(column(&rows, |e| e.traceparent.as_deref().map(plain)))
     .bind(column(&rows, |e| e.parameters.as_deref().map(plain)))
     .bind(column(&rows, |e| e.start_by))
+    .bind(column(&rows, |e| e.concurrency.as_ref().map(|c| plain(&c.key)).unwrap_or_default()))
+    .bind(column(&rows, |e| e.concurrency.as_ref().map_or(0, |c| c.limit)))
     .fetch_all(connection)
     .await?;
     inserted.iter().map(|row| Ok(row.try_get("id")?)).collect()

@@ -111,8 +111,9 @@ pub(super) async fn any(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> Resu
 pub(super) async fn insert(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<bool> {
     let done = sqlx::query(
         "insert into live_executions (id, tenant_id, job_id, trigger_type, triggered_by, lane_id, queue, priority, \
-         scheduled_at, run_at, created_at, state, parameters, retry_of, traceparent, start_by) \
-         select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16 \
+         scheduled_at, run_at, created_at, state, parameters, retry_of, traceparent, start_by, concurrency_key, \
+         key_limit) \
+         select ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18 \
          where not exists (select 1 from job_executions where id = ?1) on conflict (id) do nothing",
     )
     .bind(execution.id)
@@ -131,6 +132,8 @@ pub(super) async fn insert(tx: &mut Transaction<'static, Sqlite>, execution: &Ex
     .bind(execution.retry_of)
     .bind(execution.traceparent.as_deref().map(plain))
     .bind(execution.start_by.map(micros))
+    .bind(execution.concurrency.as_ref().map(|c| plain(&c.key)).unwrap_or_default())
+    .bind(execution.concurrency.as_ref().map_or(0, |c| c.limit))
     .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)

@@ -152,8 +152,7 @@ impl SqliteStore {
         let mut loads: BTreeMap<Uuid, i64> = BTreeMap::new();
         let mut made = Vec::with_capacity(triggers.len());
         for (index, trigger) in triggers.into_iter().enumerate() {
-            let earlier =
-                jobs::replay(work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
+            let earlier = jobs::replay(work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
             if let Some(earlier) = earlier
                 && let Some(execution) = executions::any(&mut work.tx, earlier).await?
             {

@@ -239,6 +239,15 @@ async fn write(work: &mut Work, job: &Job, index: usize) -> Result<()> {
     .bind(job.id)
     .execute(&mut *work.tx)
     .await?;
+    // A key stays as it was evaluated; how many may share it is the job's to say, also for what runs.
+    sqlx::query(
+        "update live_executions set key_limit = ?2, concurrency_key = case when ?2 = 0 then '' else concurrency_key end \
+         where job_id = ?1 and concurrency_key <> '' and key_limit <> ?2",
+    )
+    .bind(job.id)
+    .bind(job.spec.concurrency.as_ref().map_or(0, |concurrency| concurrency.limit))
+    .execute(&mut *work.tx)
+    .await?;
     Ok(())
 }
 

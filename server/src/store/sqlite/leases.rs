@@ -1,15 +1,15 @@
 //! From executions to their end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
 
 use super::executions::{self, clean};
 use super::rows::{self, before, from_micros, micros, select_live, span};
-use super::{SqliteStore, Work};
+use super::{SqliteStore, Work, pick};
 use crate::execution::{Event, Execution, Policy, Rejected, apply};
 use crate::job::RetryPolicy;
 use crate::store::{Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result};
@@ -21,9 +21,10 @@ impl Leases for SqliteStore {
             return Ok(Claimed::default());
         }
         let mut work = self.write().await?;
-        let waiting = waiting(&mut work, claim).await?;
-        let mut claimed = Claimed { more: waiting.len() >= claim.limit, ..Claimed::default() };
-        let candidates = below_limits(&mut work.tx, waiting, &mut claimed.at_limit).await?;
+        let offer = pick::offer(self, &mut work, claim).await?;
+        let mut claimed = Claimed { more: offer.more, ..Claimed::default() };
+        let candidates: Vec<Candidate> =
+            offer.executions.into_iter().map(|execution| Candidate { execution }).collect();
         let assignments = if candidates.is_empty() { Vec::new() } else { assign(&candidates) };
         let mut living = Living::default();
         for (candidate, assignment) in candidates.into_iter().zip(assignments) {
@@ -219,73 +220,6 @@ pub(super) async fn held(tx: &mut Transaction<'static, Sqlite>, session: Uuid, w
     .fetch_all(&mut **tx)
     .await?;
     Ok(found.into_iter().map(|(execution_id, epoch)| Held { session_id: session, execution_id, epoch }).collect())
-}
-
-/// What waits in the lanes: the highest priority first and, within it, lanes in turns.
-async fn waiting(work: &mut Work, claim: &Claim<'_>) -> Result<Vec<Execution>> {
-    let passed_over: Vec<String> = claim.passed_over.iter().map(|job| format!("{:X}", job.as_simple())).collect();
-    let passed_over = rows::to_json("live_executions", &passed_over)?;
-    let mut ranked = Vec::new();
-    for lane in claim.lanes.iter().collect::<BTreeSet<_>>() {
-        let found = sqlx::query(select_live!(
-            "where lane_id = ?1 and state = 'pending' and (?2 = '[]' or hex(job_id) not in (select value from json_each(?2))) \
-             and (start_by is null or start_by > ?4) order by priority desc, late, run_at, id limit ?3"
-        ))
-        .bind(lane)
-        .bind(&passed_over)
-        .bind(rows::count(claim.limit))
-        .bind(micros(work.now))
-        .fetch_all(&mut *work.tx)
-        .await?;
-        for (rank, row) in found.iter().enumerate() {
-            ranked.push((rank, row.try_get::<bool, _>("late")?, rows::live(row)?));
-        }
-    }
-    ranked.sort_by_key(|(rank, late, execution)| {
-        (std::cmp::Reverse(execution.priority), *late, *rank, execution.run_at, execution.id)
-    });
-    ranked.truncate(claim.limit);
-    Ok(ranked.into_iter().map(|(_, _, execution)| execution).collect())
-}
-
-/// Leaves out what its job's limit of live leases does not allow. All that is offered counts, whether it is then granted or not.
-async fn below_limits(
-    tx: &mut Transaction<'static, Sqlite>,
-    waiting: Vec<Execution>,
-    at_limit: &mut Vec<Uuid>,
-) -> Result<Vec<Candidate>> {
-    let mut places: BTreeMap<Uuid, i64> = BTreeMap::new();
-    let mut candidates = Vec::with_capacity(waiting.len());
-    for execution in waiting {
-        let job = execution.job_id;
-        let free = match places.get(&job) {
-            Some(free) => *free,
-            None => free_places(tx, job).await?,
-        };
-        if free > 0 {
-            candidates.push(Candidate { execution });
-        } else if !at_limit.contains(&job) {
-            at_limit.push(job);
-        }
-        places.insert(job, free - 1);
-    }
-    Ok(candidates)
-}
-
-async fn free_places(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<i64> {
-    let limit: i64 = sqlx::query_scalar("select max_concurrent from scheduled_jobs where id = ?")
-        .bind(job)
-        .fetch_one(&mut **tx)
-        .await?;
-    if limit <= 0 {
-        return Ok(i64::MAX);
-    }
-    let leased: i64 =
-        sqlx::query_scalar("select count(*) from live_executions where job_id = ? and state in ('leased', 'running')")
-            .bind(job)
-            .fetch_one(&mut **tx)
-            .await?;
-    Ok(limit - leased)
 }
 
 async fn current_version(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<i64> {

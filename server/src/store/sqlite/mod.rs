@@ -7,10 +7,12 @@
 mod dead_letters;
 mod executions;
 mod fires;
+mod gates;
 mod jobs;
 mod keys;
 mod leases;
 mod logs;
+mod pick;
 mod reads;
 mod rows;
 mod sessions;
@@ -58,6 +60,8 @@ pub struct SqliteStore {
     /// By job and version: they never change.
     specs: Mutex<HashMap<(Uuid, i64), Arc<JobSpec>>>,
     tidying: tokio::sync::Mutex<()>,
+    /// Where claims that find more groups than they look at go on.
+    group_start: Mutex<Uuid>,
     /// Keeps other coordinators out; let go when the store is dropped.
     _lock: File,
 }
@@ -111,6 +115,7 @@ impl SqliteStore {
             latest: AtomicI64::new(0),
             specs: Mutex::default(),
             tidying: tokio::sync::Mutex::default(),
+            group_start: Mutex::default(),
             _lock: lock,
         })
     }
@@ -119,6 +124,14 @@ impl SqliteStore {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    fn group_start(&self) -> Uuid {
+        *self.group_start.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_group_start(&self, start: Uuid) {
+        *self.group_start.lock().unwrap_or_else(PoisonError::into_inner) = start;
     }
 
     /// The wall clock, to the microsecond; it never goes back.

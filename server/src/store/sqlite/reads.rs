@@ -106,7 +106,9 @@ impl Reads for SqliteStore {
     async fn queues(&self, tenant: Uuid) -> Result<Vec<QueueDepth>> {
         let found = sqlx::query(
             "select q.queue, coalesce(e.pending, 0) as pending, coalesce(e.scheduled, 0) as scheduled, \
-             coalesce(e.running, 0) as running, e.oldest from (select distinct queue from lanes where tenant_id = ?1) q \
+             coalesce(e.running, 0) as running, e.oldest, coalesce((select l.max_concurrent from queue_limits l \
+             where l.tenant_id = ?1 and l.name = q.queue), 0) as max_concurrent \
+             from (select queue from lanes where tenant_id = ?1 union select name from queue_limits where tenant_id = ?1) q \
              left join (select queue, count(*) filter (where state = 'pending') as pending, \
              count(*) filter (where state = 'scheduled') as scheduled, \
              count(*) filter (where state in ('leased', 'running')) as running, \
@@ -123,6 +125,7 @@ impl Reads for SqliteStore {
                 scheduled: row.try_get("scheduled")?,
                 running: row.try_get("running")?,
                 oldest_pending: from_micros(row.try_get("oldest")?),
+                max_concurrent: row.try_get("max_concurrent")?,
             })
         };
         found.iter().map(depth).collect()

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
+use crate::concurrency::Concurrency;
 use crate::execution::{Execution, Lease, Outcome, State};
 use crate::job::{Job, JobSpec};
 use crate::store::{Lane, NewOmission, NewSession, OmissionRow, Result, Session, StoreError};
@@ -29,7 +30,8 @@ macro_rules! select_live {
         concat!(
             "select ",
             $crate::store::sqlite::rows::shared_columns!(),
-            ", state, late, session_id, worker_name, granted_at, deadline, start_by from live_executions ",
+            ", state, session_id, worker_name, granted_at, deadline, start_by, concurrency_key, key_limit \
+             from live_executions ",
             $($rest)*
         )
     };
@@ -168,7 +170,9 @@ pub(super) fn live(row: &SqliteRow) -> Result<Execution> {
         "running" => State::Running(lease(row)?),
         other => return Err(corrupt(TABLE, format!("state is {other}"))),
     };
-    shared(row, TABLE, state)
+    let key: String = row.try_get("concurrency_key")?;
+    let limit = row.try_get("key_limit")?;
+    Ok(Execution { concurrency: (!key.is_empty()).then_some(Concurrency { key, limit }), ..shared(row, TABLE, state)? })
 }
 
 /// A finished execution, from `select_finished!`.
@@ -233,6 +237,7 @@ fn shared(row: &SqliteRow, table: &'static str, state: State) -> Result<Executio
         cancel_reason: row.try_get("cancel_reason")?,
         retry_of: row.try_get("retry_of")?,
         traceparent: row.try_get("traceparent")?,
+        concurrency: None,
     })
 }
 

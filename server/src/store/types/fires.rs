@@ -134,6 +134,7 @@ impl Trigger {
             parameters: self.parameters.clone(),
             retry_of: self.retry_of,
             traceparent: self.traceparent.clone(),
+            concurrency: job.spec.concurrency.as_ref().map(|c| c.of(self.parameters.as_deref())),
             ..Execution::of_fire(job, later.unwrap_or(now), lane_id, now)
         }
     }

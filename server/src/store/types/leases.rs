@@ -1,6 +1,6 @@
 //! From executions to their end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub struct Lane {
 pub struct Claim<'a> {
     pub lanes: &'a [i64],
     pub limit: usize,
-    /// Jobs known to be at their limit.
-    pub passed_over: &'a BTreeSet<Uuid>,
+    /// Executions of a tenant that may run at once, where it has no limit of its own; 0 is no limit.
+    pub tenant_limit: i64,
     pub timeouts: Timeouts,
 }
 
@@ -51,9 +51,7 @@ pub struct Assignment {
 #[derive(Clone, Debug, Default)]
 pub struct Claimed {
     pub grants: Vec<Grant>,
-    /// Jobs that were found at their limit.
-    pub at_limit: Vec<Uuid>,
-    /// Whether as many candidates were found as were asked for, so that there may be more.
+    /// Whether it is worth to look again at once: as much was found as was asked for, or others were at some of it.
     pub more: bool,
 }
 

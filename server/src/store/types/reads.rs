@@ -67,6 +67,8 @@ pub struct QueueDepth {
     pub scheduled: i64,
     pub running: i64,
     pub oldest_pending: Option<DateTime<Utc>>,
+    /// 0: no limit.
+    pub max_concurrent: i32,
 }
 
 /// How much there is.
