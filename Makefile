@@ -1,7 +1,7 @@
 # What a person does here, a target each. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test check clean
+.PHONY: help dev test chaos mutants check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,12 @@ dev: ## Run coordinator, agent and UI in one process; nothing else is needed
 
 test: ## Run every test, on PostgreSQL and Redis of its own; ONLY="name" or ONLY="-p crate name" for some
 	@ONLY='$(ONLY)' scripts/test.sh
+
+chaos: ## Break a whole Orrery in every way, for MINUTES=8; ONLY=fault,... for some faults, SEED=n to make the same choices again
+	@SEED='$(SEED)' MINUTES='$(MINUTES)' ONLY='$(ONLY)' scripts/chaos.sh
+
+mutants: ## Plant bugs and see that `make chaos` catches each; ONLY=name,... for some
+	@ONLY='$(ONLY)' scripts/mutants.sh
 
 check: ## Formatting, lints, licences and advisories
 	@scripts/check.sh

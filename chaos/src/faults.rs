@@ -7,6 +7,7 @@ mod coordinators;
 mod none;
 mod outage;
 mod partitions;
+mod poison;
 mod postgres;
 mod redis;
 mod rolling;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::checks::{self, Findings, Invariant, Promises};
 use crate::error::Result;
 use crate::evidence::{Evidence, percentile};
+use crate::workload::JobPlan;
 use crate::world::{Config, World};
 
 /// One kind of fault.
@@ -35,6 +37,9 @@ pub trait Fault: Send + Sync {
 
     /// Changes the world that it is done to.
     fn configure(&self, _config: &mut Config) {}
+
+    /// Changes what the jobs are.
+    fn shape(&self, _plans: &mut Vec<JobPlan>, _config: &Config) {}
 
     /// What holds beyond what always does.
     fn promises(&self) -> Promises {
@@ -143,6 +148,7 @@ pub fn all() -> Vec<Box<dyn Fault>> {
         Box::new(coordinators::Freeze),
         Box::new(agents::Kill),
         Box::new(agents::Freeze),
+        Box::new(poison::Poison),
         Box::new(commits::Cut),
         Box::new(postgres::Kill),
         Box::new(redis::Trouble),

@@ -12,6 +12,7 @@ pub struct Change {
     /// Rises in the order in which changes of one row were made.
     pub id: i64,
     pub at: DateTime<Utc>,
+    pub began: DateTime<Utc>,
     pub source: String,
     pub op: String,
     pub execution: Option<Uuid>,

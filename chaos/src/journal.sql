@@ -4,7 +4,8 @@ create schema chaos;
 create table chaos.changes (
     id bigserial primary key,
     at timestamptz not null default clock_timestamp(),
-    txid bigint not null default txid_current(),
+    -- When the transaction began.
+    began timestamptz not null default transaction_timestamp(),
     -- live, history, session
     source text not null,
     op text not null,

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -48,6 +49,9 @@ pub struct LedgerArgs {
     /// Attempts up to this number fail.
     #[arg(long, default_value_t = 0)]
     failing: i64,
+    /// Kill the agent.
+    #[arg(long)]
+    poison: bool,
 }
 
 /// Does one job's work. `args` begin with the subcommand's name.
@@ -75,6 +79,9 @@ fn write_and_work(args: &LedgerArgs) -> Result<ExitCode> {
         pid: std::process::id(),
     };
     append(&args.file, &entry)?;
+    if args.poison {
+        kill_agent();
+    }
     wait(duration(args, &entry));
     entry.begins = false;
     entry.monotonic_ms = monotonic_ms();
@@ -111,6 +118,21 @@ fn append(file: &Path, entry: &Entry) -> Result<()> {
         file.sync_data()
     };
     appended().tried(path("appending to", file))
+}
+
+/// Kills the process that started the supervisor that started this one.
+fn kill_agent() {
+    let parent = |pid: i32| -> Option<i32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let supervisor = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    let agent = supervisor.and_then(parent).filter(|pid| *pid > 1).and_then(Pid::from_raw);
+    if let Some(agent) = agent {
+        let _ = kill_process(agent, Signal::KILL);
+    }
+    // It dies with its agent; where it does not, it is seen.
+    wait(Duration::from_secs(30));
 }
 
 /// All that was written.

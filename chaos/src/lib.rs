@@ -7,6 +7,7 @@ pub mod evidence;
 pub mod faults;
 pub mod journal;
 pub mod ledger;
+pub mod mutants;
 pub mod oracle;
 mod pgwire;
 pub mod postgres;

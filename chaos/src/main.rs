@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use orrery_chaos::error::{Result, Tried, world};
 use orrery_chaos::faults::{self, Fault};
-use orrery_chaos::ledger;
 use orrery_chaos::scenario::{self, Options};
 use orrery_chaos::table::{Row, table};
 use orrery_chaos::world::Programs;
+use orrery_chaos::{ledger, mutants};
 
 /// What a scenario takes beside the time that its jobs fire: to start a world, to come to rest, and to look at what is left.
 const BESIDE: Duration = Duration::from_secs(20);
@@ -27,6 +27,21 @@ struct Cli {
 enum Command {
     /// Run faults, each against a world of its own.
     Run(RunArgs),
+    /// Plant known bugs in a copy of the tree, and see that the faults show them.
+    Mutants(MutantsArgs),
+}
+
+#[derive(Debug, Args)]
+struct MutantsArgs {
+    /// The tree
+    #[arg(long, default_value = ".")]
+    root: PathBuf,
+    /// Only these bugs
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only look whether each bug's text stands exactly once where it is to stand
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +91,7 @@ fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Run(args) => Box::pin(run(args)).await,
+            Command::Mutants(args) => Box::pin(plant(args)).await,
         }
     });
     done.unwrap_or_else(|error| {
@@ -123,6 +139,24 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     println!("again with: SEED={seed} (what is random is the same; timing is the machine's)");
     println!("kept: {}", directory.keep().display());
     Ok(ExitCode::FAILURE)
+}
+
+async fn plant(args: MutantsArgs) -> Result<ExitCode> {
+    let root = args.root.canonicalize().tried(|| "finding the tree".into())?;
+    if args.check {
+        let wrong = mutants::misplaced(&root)?;
+        wrong.iter().for_each(|text| println!("{text}"));
+        return Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let directory =
+        tempfile::Builder::new().prefix("orrery-mutants-").tempdir_in("/tmp").tried(|| "a directory".into())?;
+    open_to_all(directory.path())?;
+    let chaos = std::env::current_exe().tried(|| "finding this program".into())?;
+    let all_caught = tokio::select! {
+        done = Box::pin(mutants::run(&root, directory.path(), &args.only, &chaos)) => done?,
+        _ = tokio::signal::ctrl_c() => return Err(world("interrupted")),
+    };
+    Ok(if all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// PostgreSQL runs as somebody else and must come to its data.

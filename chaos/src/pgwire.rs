@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::proxy::Gate;
 use crate::trap::{Deed, Trap};
@@ -50,6 +51,11 @@ struct Conversation {
 }
 
 impl Conversation {
+    /// Whether this message lets a statement run that writes.
+    fn writes_now(&self, frame: &Frame) -> bool {
+        frame.kind == b'S' && self.writing
+    }
+
     /// Whether this message commits something.
     fn commits(&mut self, frame: &Frame) -> bool {
         match frame.kind {
@@ -119,6 +125,12 @@ async fn there(
         let frame = Frame::read(&mut from, has_kind).await?;
         has_kind = true;
         gate.pass(frame.bytes.len()).await;
+        if conversation.writes_now(&frame)
+            && let Some(lasting) = trap.at_write()
+        {
+            trap.held();
+            sleep(lasting).await;
+        }
         let deed = if conversation.commits(&frame) { trap.at_commit() } else { None };
         if let Some(deed) = deed {
             if matches!(deed, Deed::CutAfter | Deed::KillAfter) {

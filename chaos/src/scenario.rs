@@ -80,7 +80,9 @@ async fn told(fault: &dyn Fault, options: &Options, world: &mut World) -> Result
     // One generator a scenario, so that one that is run alone makes the same choices.
     let mut rng = StdRng::seed_from_u64(options.seed);
     let watch = Watch::start(world.id);
-    let workload = workload::create(world, workload::plans(&mut rng), options.lasting).await?;
+    let mut plans = workload::plans(&mut rng);
+    fault.shape(&mut plans, &world.config);
+    let workload = workload::create(world, plans, options.lasting).await?;
     let caller = Caller::start(world, &workload, Duration::from_millis(500), options.seed)?;
     let mut notes = Notes::default();
     let mut stage = Stage { world, rng: &mut rng, until: deadline(&workload.span), notes: &mut notes };

@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -21,6 +22,14 @@ pub enum Deed {
     KillAfter,
 }
 
+/// A statement that writes, held up in the middle of its transaction.
+#[derive(Debug, Default)]
+struct Stall {
+    /// At the write after this many others; none while it is not armed.
+    others: Option<u32>,
+    lasting: Duration,
+}
+
 #[derive(Debug, Default)]
 enum Arming {
     #[default]
@@ -35,6 +44,7 @@ enum Arming {
 #[derive(Debug, Default)]
 pub struct Trap {
     arming: Mutex<Arming>,
+    stall: Mutex<Stall>,
     sprung: AtomicU64,
     commits: AtomicU64,
     notify: Notify,
@@ -57,8 +67,29 @@ impl Trap {
         self.arm(Arming::Often { one_in, deeds, rng: Box::new(rng) });
     }
 
+    /// Holds one statement that writes up, after so many others.
+    pub fn stall_once(&self, others: u32, lasting: Duration) {
+        *self.stall.lock().unwrap_or_else(PoisonError::into_inner) = Stall { others: Some(others), lasting };
+    }
+
+    /// How long to hold up this statement, which writes.
+    pub(crate) fn at_write(&self) -> Option<Duration> {
+        let mut stall = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
+        match stall.others? {
+            0 => {
+                stall.others = None;
+                Some(stall.lasting)
+            }
+            others => {
+                stall.others = Some(others - 1);
+                None
+            }
+        }
+    }
+
     /// Does nothing more.
     pub fn disarm(&self) {
+        *self.stall.lock().unwrap_or_else(PoisonError::into_inner) = Stall::default();
         self.arm(Arming::Off);
     }
 
@@ -101,6 +132,12 @@ impl Trap {
                 (rng.random_range(0..*one_in) == 0).then(|| deeds.get(chosen).copied()).flatten()
             }
         }
+    }
+
+    /// Says that a statement is held up.
+    pub(crate) fn held(&self) {
+        self.sprung.fetch_add(1, Ordering::SeqCst);
+        self.notify.notify_one();
     }
 
     /// Kills the coordinator, where that is the deed, and says that it is done.

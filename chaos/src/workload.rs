@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use orrery_proto::Json;
-use orrery_proto::v1::{CreateJobRequest, Delivery, ErrorType, JobType, OverlapPolicy, RetryConfig};
+use orrery_proto::v1::{
+    BatchCreateJobsRequest, CreateJobRequest, Delivery, ErrorType, JobType, OverlapPolicy, RetryConfig,
+};
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -38,6 +40,8 @@ pub struct JobPlan {
     /// Attempts up to this number fail.
     pub failing: i64,
     pub at_most_once: bool,
+    /// Its work kills the agent that runs it.
+    pub poison: bool,
 }
 
 impl JobPlan {
@@ -52,12 +56,13 @@ impl JobPlan {
             retries: 0,
             failing: 0,
             at_most_once: false,
+            poison: false,
         }
     }
 
     fn request(&self, world: &World, span: &Span) -> CreateJobRequest {
         let number = |n: u64| n.to_string();
-        let args = [
+        let mut args = vec![
             "ledger".to_owned(),
             "--file".to_owned(),
             ledger_file(world).display().to_string(),
@@ -68,6 +73,9 @@ impl JobPlan {
             "--failing".to_owned(),
             self.failing.to_string(),
         ];
+        if self.poison {
+            args.push("--poison".to_owned());
+        }
         let config =
             json!({"command": world.programs.chaos, "args": args, "environment": {MARK: world.id.to_string()}});
         let mut request = CreateJobRequest {
@@ -77,7 +85,6 @@ impl JobPlan {
             max_concurrent: Some(self.limit),
             overlap: Some(self.overlap.into()),
             timeout: Some(30),
-            idempotency_key: format!("job-{}", self.name),
             ..CreateJobRequest::default()
         };
         if self.retries > 0 {
@@ -114,7 +121,7 @@ pub struct Span {
 impl Span {
     /// One that begins on a whole second soon, once the jobs are made, and lasts this long.
     pub fn from_now(lasting: Duration) -> Self {
-        let soon = Utc::now().timestamp() + 4;
+        let soon = Utc::now().timestamp() + 6;
         let start = DateTime::from_timestamp(soon, 0).unwrap_or_default();
         Self { start, end: start + TimeDelta::from_std(lasting).unwrap_or_default() }
     }
@@ -176,12 +183,11 @@ pub fn plans(rng: &mut StdRng) -> Vec<JobPlan> {
 pub async fn create(world: &World, plans: Vec<JobPlan>, lasting: Duration) -> Result<Workload> {
     let client = world.client(0, Duration::from_secs(20))?;
     let span = Span::from_now(lasting);
-    let mut jobs = Vec::with_capacity(plans.len());
-    for plan in plans {
-        let job = client.create_job(plan.request(world, &span)).await?;
-        let id = job.id.parse().map_err(|_| crate::error::world(format!("no id: {}", job.id)))?;
-        jobs.push((id, plan));
-    }
+    let request = BatchCreateJobsRequest { jobs: plans.iter().map(|plan| plan.request(world, &span)).collect() };
+    let made = client.batch_create_jobs(request).await?.jobs;
+    let id = |text: &str| text.parse().map_err(|_| crate::error::world(format!("no id: {text}")));
+    let ids: Result<Vec<Uuid>> = made.iter().map(|job| id(&job.id)).collect();
+    let jobs = ids?.into_iter().zip(plans).collect();
     if Utc::now() >= span.start {
         return Err(crate::error::world("the machine is too slow: the jobs were not made before their start"));
     }

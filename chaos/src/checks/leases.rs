@@ -2,8 +2,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{TimeDelta, Utc};
 
+use orrery_proto::v1::OverlapPolicy;
+use uuid::Uuid;
+
 use super::{Findings, Invariant};
 use crate::evidence::{Evidence, Lease};
+use crate::journal::PENDING;
 
 /// How long past an attempt's deadline its agent may take to say so itself.
 const SLACK: TimeDelta = TimeDelta::seconds(15);
@@ -22,8 +26,33 @@ pub(super) fn check(evidence: &Evidence, findings: &mut Findings) {
         findings.check(Invariant::I4, lease.to.is_some(), || format!("it is held still: {lease:?}"));
     }
     limits(evidence, findings);
+    waiting(evidence, findings);
     for (name, mib) in &evidence.resident {
         findings.check(Invariant::I9, *mib < MOST_MIB, || format!("{name} holds {mib} MiB"));
+    }
+}
+
+/// What waits or runs of jobs that forbid to overlap, or let one wait.
+fn waiting(evidence: &Evidence, findings: &mut Findings) {
+    let plans: HashMap<_, _> = evidence.workload.jobs.iter().map(|(id, plan)| (*id, plan)).collect();
+    let mut active: HashMap<Uuid, BTreeSet<Uuid>> = HashMap::new();
+    for change in evidence.changes.iter().filter(|change| change.source == "live") {
+        let (Some(execution), Some(job)) = (change.execution, change.job) else { continue };
+        let Some(plan) = plans.get(&job) else { continue };
+        let most = match plan.overlap {
+            OverlapPolicy::Forbid => plan.limit,
+            OverlapPolicy::QueueOne => plan.limit + 1,
+            _ => continue,
+        };
+        let active = active.entry(job).or_default();
+        if change.op == "delete" {
+            active.remove(&execution);
+        } else if change.new_state.is_some_and(|state| state >= PENDING) {
+            active.insert(execution);
+        }
+        findings.check(Invariant::I5, i64::try_from(active.len()).is_ok_and(|count| count <= i64::from(most)), || {
+            format!("{}: {} at once, and {most} may be: {change:?}", plan.name, active.len())
+        });
     }
 }
 

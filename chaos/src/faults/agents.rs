@@ -11,6 +11,8 @@ use super::{Fault, Figure, Notes, Stage, ms, stale};
 use crate::error::Result;
 use crate::evidence::{Evidence, percentile};
 use crate::wait::until;
+use crate::workload::JobPlan;
+use crate::world::Config;
 
 /// How long work is waited for to be under way.
 const WORK: std::time::Duration = ms(5000);
@@ -61,6 +63,12 @@ pub(super) struct Freeze;
 impl Fault for Freeze {
     fn name(&self) -> &'static str {
         "agent-stop"
+    }
+
+    fn shape(&self, plans: &mut Vec<JobPlan>, config: &Config) {
+        // Work that goes on long after the session of a frozen agent, where nobody ends it.
+        let ttl = u64::try_from(config.ttl.as_millis()).unwrap_or(u64::MAX);
+        plans.iter_mut().filter(|plan| plan.name == "long").for_each(|plan| plan.work_ms = (ttl + 5000, ttl + 8000));
     }
 
     fn goal(&self) -> &'static str {

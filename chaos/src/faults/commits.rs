@@ -43,7 +43,9 @@ impl Fault for Cut {
         Ok(())
     }
 
-    fn figure(&self, _: &Evidence, notes: &Notes) -> Figure {
-        Figure { text: notes.remark.clone(), met: notes.injections > 0 }
+    fn figure(&self, evidence: &Evidence, notes: &Notes) -> Figure {
+        let again = evidence.leases.iter().filter(|lease| lease.epoch > 1).count();
+        let text = format!("{}; of {} leases {again} again", notes.remark, evidence.leases.len());
+        Figure { text, met: notes.injections > 0 }
     }
 }

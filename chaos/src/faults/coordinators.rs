@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::{Fault, Figure, Notes, Stage, lag, ms, stale};
 use crate::error::Result;
 use crate::evidence::Evidence;
+use crate::proxy::Rule;
 use crate::trap::Deed;
 use crate::world::START;
 
@@ -69,23 +70,15 @@ impl Fault for Freeze {
     }
 
     async fn inject(&self, stage: &mut Stage<'_>) -> Result<()> {
-        let ttl = stage.world.config.ttl;
+        let mut round = 0;
         while stage.goes_on() {
-            let all = stage.notes.injections % 3 == 1;
-            let frozen: Vec<usize> =
-                if all { (0..stage.world.coordinators.len()).collect() } else { vec![stage.some_coordinator()] };
-            let signal = |stage: &Stage<'_>, signal| {
-                frozen.iter().for_each(|number| stage.world.coordinators[*number].victim.signal(signal));
-            };
-            signal(stage, Signal::STOP);
-            stage.notes.mark(format!("{frozen:?}"));
-            let pause = if all { ttl + ms(2500) } else { stage.rng.random_range(ms(500)..ttl * 3) };
-            sleep(pause).await;
-            signal(stage, Signal::CONT);
-            if all {
-                stage.notes.outages += pause;
+            match round % 3 {
+                0 => late_words(stage).await,
+                1 => all_frozen(stage).await,
+                _ => one_frozen(stage).await,
             }
-            stage.pause(ms(1000), ms(3000)).await;
+            round += 1;
+            stage.pause(ms(500), ms(2000)).await;
         }
         Ok(())
     }
@@ -98,4 +91,42 @@ impl Fault for Freeze {
             met: stale == 0,
         }
     }
+}
+
+async fn one_frozen(stage: &mut Stage<'_>) {
+    let number = stage.some_coordinator();
+    let pause = stage.rng.random_range(ms(500)..stage.world.config.ttl * 3);
+    stage.notes.mark(format!("{number} for {pause:?}"));
+    stage.world.coordinators[number].victim.signal(Signal::STOP);
+    sleep(pause).await;
+    stage.world.coordinators[number].victim.signal(Signal::CONT);
+}
+
+/// What agents have said meanwhile is read when all sessions are over, and before anybody has had the time to end them.
+async fn all_frozen(stage: &mut Stage<'_>) {
+    let pause = stage.world.config.ttl + ms(2500);
+    stage.notes.mark(format!("all for {pause:?}"));
+    stage.world.coordinators.iter().for_each(|c| c.victim.signal(Signal::STOP));
+    sleep(pause).await;
+    stage.world.coordinators.iter().for_each(|c| c.victim.signal(Signal::CONT));
+    stage.notes.outages += pause;
+}
+
+/// One coordinator is frozen, and its agents come to no other: what they have said is read once others do their work again.
+async fn late_words(stage: &mut Stage<'_>) {
+    let number = stage.some_coordinator();
+    let coordinators = &stage.world.coordinators;
+    let its: Vec<usize> =
+        (0..stage.world.agents.len()).filter(|a| coordinators[number].from_agents[*a].is_busy()).collect();
+    stage.notes.mark(format!("{number}, with agents {its:?}"));
+    let others = |rule| {
+        let others = coordinators.iter().enumerate().filter(|(n, _)| *n != number);
+        others.for_each(|(_, c)| its.iter().for_each(|agent| c.from_agents[*agent].set(rule)));
+    };
+    others(Rule::Drop);
+    coordinators[number].victim.signal(Signal::STOP);
+    sleep(stage.world.config.ttl + ms(1500)).await;
+    coordinators[number].victim.signal(Signal::CONT);
+    sleep(ms(500)).await;
+    others(Rule::Pass);
 }

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use chrono::Utc;
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Fault, Figure, Notes, Stage, ms};
 use crate::error::Result;
@@ -12,6 +12,17 @@ use crate::proxy::{Link, Rule};
 /// Ways that are half open, pass one direction only, are late, slow, or end by reset: between agents and coordinators, and between coordinators
 /// and the database.
 pub(super) struct Partition;
+
+const RULES: [Rule; 8] = [
+    Rule::Drop,
+    Rule::Drop,
+    Rule::OnlyThere,
+    Rule::OnlyBack,
+    Rule::OnlyBack,
+    Rule::Delay(ms(400)),
+    Rule::Slow,
+    Rule::Reset,
+];
 
 #[async_trait(?Send)]
 impl Fault for Partition {
@@ -24,31 +35,29 @@ impl Fault for Partition {
     }
 
     async fn inject(&self, stage: &mut Stage<'_>) -> Result<()> {
-        let rules = [Rule::Drop, Rule::OnlyThere, Rule::OnlyBack, Rule::Delay(ms(400)), Rule::Slow, Rule::Reset];
         while stage.goes_on() {
-            let rule = rules.choose(stage.rng).copied().unwrap_or(Rule::Drop);
+            let rule = RULES.choose(stage.rng).copied().unwrap_or(Rule::Drop);
             let ttl = stage.world.config.ttl;
-            let length = stage.rng.random_range(ms(1000)..ttl * 2);
-            match stage.rng.random_range(0..4) {
+            let length = stage.rng.random_range(ms(500)..ttl * 3 / 2);
+            match stage.rng.random_range(0..6) {
                 0 => {
                     let number = stage.some_coordinator();
-                    stage.world.coordinators[number].to_database.set(rule);
                     stage.notes.mark(format!("database of {number}: {rule:?}"));
+                    stage.world.coordinators[number].to_database.set(rule);
                     sleep(length).await;
                     stage.world.coordinators[number].to_database.set(Rule::Pass);
                 }
-                // An agent is cut off from everything.
-                1 => {
+                1 => stalled(stage).await,
+                2 => {
                     let number = stage.some_agent();
+                    stage.notes.mark(format!("agent {number} from all: {rule:?}"));
                     stage.world.coordinators.iter().for_each(|c| c.from_agents[number].set(rule));
-                    stage.notes.mark(format!("agent {number}: {rule:?}"));
-                    sleep(length).await;
+                    sleep(length + ttl / 2).await;
                     stage.world.coordinators.iter().for_each(|c| c.from_agents[number].set(Rule::Pass));
                 }
-                // The way that an agent goes now.
                 _ => one_way(stage, rule, length).await?,
             }
-            stage.pause(ms(300), ms(2000)).await;
+            stage.pause(ms(200), ms(1000)).await;
         }
         Ok(())
     }
@@ -59,6 +68,19 @@ impl Fault for Partition {
             format!("{count} half-open ways left after p50 {} ms, worst {worst} ms", percentile(&notes.millis, 50.0));
         Figure { text, met: worst < 15_000 }
     }
+}
+
+/// Holds one statement that writes up, in the middle of its transaction, for longer than fires are planned ahead.
+async fn stalled(stage: &mut Stage<'_>) {
+    let number = stage.some_coordinator();
+    let (others, lasting) = (stage.rng.random_range(0..8), stage.rng.random_range(ms(1000)..ms(8000)));
+    stage.notes.mark(format!("a write of {number} for {lasting:?}"));
+    let trap = stage.world.coordinators[number].trap.clone();
+    trap.stall_once(others, lasting);
+    if timeout(ms(3000), trap.springs()).await.is_ok() {
+        sleep(lasting).await;
+    }
+    trap.disarm();
 }
 
 /// Breaks the way between an agent and its coordinator; where it is half open, until the agent is elsewhere.

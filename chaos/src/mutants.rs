@@ -1,0 +1,211 @@
+//! The check of the checker: known bugs, each planted in a copy of the tree, and what of it is seen.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use crate::error::{Result, Tried, path, world};
+use crate::faults::{self, Fault};
+use crate::scenario::{self, Options};
+use crate::table::aligned;
+use crate::world::Programs;
+
+/// How often a fault is tried, each time with another seed: a bug that needs a moment does not show each time.
+const TRIES: u64 = 3;
+
+/// A bug, and who is to see it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mutation {
+    pub name: String,
+    /// What is wrong with it.
+    pub about: String,
+    /// The faults that are to show it, in the order in which they are tried.
+    pub faults: Vec<String>,
+    /// The invariants that are to catch it.
+    pub expected: Vec<String>,
+    pub edit: Vec<Edit>,
+}
+
+/// One place that is changed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edit {
+    pub file: PathBuf,
+    /// What stands there exactly once.
+    pub find: String,
+    pub replace: String,
+}
+
+#[derive(Deserialize)]
+struct List {
+    mutation: Vec<Mutation>,
+}
+
+/// What became of one.
+struct Outcome {
+    name: String,
+    caught: BTreeSet<String>,
+    by: String,
+    note: String,
+    seconds: u64,
+}
+
+/// All bugs that there are.
+///
+/// # Errors
+/// Where the list cannot be read, or names a fault or an invariant that there is not.
+pub fn list(root: &Path) -> Result<Vec<Mutation>> {
+    let file = root.join("chaos/mutations.toml");
+    let text = fs::read_to_string(&file).tried(path("reading", &file))?;
+    let list: List = toml::from_str(&text).map_err(|error| world(format!("{}: {error}", file.display())))?;
+    let known: BTreeSet<&str> = faults::all().iter().map(|fault| fault.name()).collect();
+    for mutation in &list.mutation {
+        if let Some(unknown) = mutation.faults.iter().find(|name| !known.contains(name.as_str())) {
+            return Err(world(format!("{}: there is no fault {unknown:?}", mutation.name)));
+        }
+    }
+    Ok(list.mutation)
+}
+
+/// Looks whether each text stands exactly once where it is to stand. Answers with what does not.
+///
+/// # Errors
+/// Where the list or a file cannot be read.
+pub fn misplaced(root: &Path) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for mutation in list(root)? {
+        for edit in &mutation.edit {
+            let found = fs::read_to_string(root.join(&edit.file)).map_or(0, |text| text.matches(&edit.find).count());
+            if found != 1 {
+                wrong.push(format!(
+                    "{}: {} has the text {found} times: {:?}",
+                    mutation.name,
+                    edit.file.display(),
+                    edit.find
+                ));
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// Plants each bug in a copy of the tree in `directory`, builds the programs, and runs the faults that are to show it. The table says
+/// which was seen; the answer is whether all were.
+///
+/// # Errors
+/// Where a bug cannot be planted or does not build.
+pub async fn run(root: &Path, directory: &Path, only: &[String], chaos: &Path) -> Result<bool> {
+    let wrong = misplaced(root)?;
+    if !wrong.is_empty() {
+        return Err(world(wrong.join("\n")));
+    }
+    let chosen: Vec<Mutation> = list(root)?.into_iter().filter(|m| only.is_empty() || only.contains(&m.name)).collect();
+    let tree = directory.join("tree");
+    copy(root, &tree).await?;
+    eprintln!("building the copy ...");
+    build(&tree).await?;
+    let mut outcomes = Vec::new();
+    for mutation in &chosen {
+        eprintln!("{} ...", mutation.name);
+        let outcome = Box::pin(planted(mutation, &tree, directory, chaos)).await?;
+        eprintln!("{}", line(&outcome).join("  "));
+        outcomes.push(outcome);
+    }
+    let head = ["bug", "caught by", "in", "expected", "s"].map(str::to_owned).to_vec();
+    let rows = outcomes.iter().map(line);
+    println!("\n{}", aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
+    Ok(outcomes.iter().all(|outcome| !outcome.caught.is_empty()))
+}
+
+fn line(outcome: &Outcome) -> Vec<String> {
+    let caught: Vec<&str> = outcome.caught.iter().map(String::as_str).collect();
+    let caught = if caught.is_empty() { "MISSED".to_owned() } else { caught.join(", ") };
+    vec![outcome.name.clone(), caught, outcome.by.clone(), outcome.note.clone(), outcome.seconds.to_string()]
+}
+
+async fn planted(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Path) -> Result<Outcome> {
+    let began = Instant::now();
+    let mut before = Vec::new();
+    for edit in &mutation.edit {
+        let file = tree.join(&edit.file);
+        let text = fs::read_to_string(&file).tried(path("reading", &file))?;
+        fs::write(&file, text.replacen(&edit.find, &edit.replace, 1)).tried(path("writing", &file))?;
+        before.push((file, text));
+    }
+    let built = build(tree).await;
+    let seen = match &built {
+        Ok(()) => Box::pin(shown(mutation, tree, directory, chaos)).await,
+        Err(_) => (BTreeSet::new(), String::new()),
+    };
+    // The last edit of a file first, so that it is as it was.
+    for (file, text) in before.into_iter().rev() {
+        fs::write(&file, text).tried(path("writing", &file))?;
+    }
+    built.map_err(|error| world(format!("{}: {error}", mutation.name)))?;
+    let note = mutation.expected.join(", ");
+    Ok(Outcome { name: mutation.name.clone(), caught: seen.0, by: seen.1, note, seconds: began.elapsed().as_secs() })
+}
+
+/// The invariants that are violated, and in which fault.
+async fn shown(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Path) -> (BTreeSet<String>, String) {
+    let programs = tree.join("target/debug");
+    let programs =
+        Programs { orrery: programs.join("orrery"), agent: programs.join("orrery-agent"), chaos: chaos.to_owned() };
+    let all = faults::all();
+    let wanted = mutation.faults.iter().filter_map(|name| all.iter().find(|fault| fault.name() == name));
+    let wanted: Vec<&Box<dyn Fault>> = wanted.collect();
+    for seed in 1..=TRIES {
+        for fault in &wanted {
+            let options = Options {
+                programs: programs.clone(),
+                seed,
+                lasting: Duration::from_secs(20),
+                ttl: Duration::from_secs(4),
+                directory: directory.join(format!("{}-{seed}", mutation.name)),
+                strict: mutation.expected.iter().any(|name| name == "Goal"),
+            };
+            let row = Box::pin(scenario::run(fault.as_ref(), &options)).await;
+            let _ = fs::remove_dir_all(&options.directory);
+            if let Some(first) = row.violations.first() {
+                eprintln!("  {:?}: {:.300}", first.invariant, first.text);
+                let caught = row.violations.iter().map(|violation| format!("{:?}", violation.invariant)).collect();
+                return (caught, fault.name().to_owned());
+            }
+        }
+    }
+    (BTreeSet::new(), String::new())
+}
+
+/// Copies the sources, and what was built of other people's crates.
+async fn copy(root: &Path, tree: &Path) -> Result<()> {
+    let target = tree.join("target/debug");
+    fs::create_dir_all(&target).tried(path("creating", &target))?;
+    let script = r#"set -e
+        cd "$1"
+        tar -cf - --exclude=./target --exclude=./.git . | tar -xf - -C "$2"
+        cd target/debug
+        tar -cf - --exclude='*orrery*' --exclude='deps/*.o' deps build .fingerprint | tar -xf - -C "$2/target/debug""#;
+    let done = Command::new("bash").args(["-c", script, "copy"]).arg(root).arg(tree).status().await;
+    let done = done.tried(|| "copying the tree".into())?;
+    if !done.success() {
+        return Err(world("the tree cannot be copied"));
+    }
+    Ok(())
+}
+
+async fn build(tree: &Path) -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--offline", "--workspace", "--bins", "--quiet"]).current_dir(tree);
+    cargo.env("CARGO_TARGET_DIR", tree.join("target"));
+    let done = cargo.output().await.tried(|| "running cargo".into())?;
+    if !done.status.success() {
+        return Err(world(format!("it does not build: {}", String::from_utf8_lossy(&done.stderr))));
+    }
+    Ok(())
+}
