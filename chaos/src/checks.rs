@@ -5,6 +5,8 @@ pub(crate) mod history;
 mod leases;
 mod processes;
 mod runs;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 

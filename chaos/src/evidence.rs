@@ -115,7 +115,8 @@ impl Evidence {
     }
 }
 
-fn leases(changes: &[Change]) -> Vec<Lease> {
+/// The leases that these changes begin and end.
+pub(crate) fn leases(changes: &[Change]) -> Vec<Lease> {
     let mut held: HashMap<Uuid, Lease> = HashMap::new();
     let mut ended = Vec::new();
     for change in changes.iter().filter(|c| c.source == "live") {
