@@ -12,7 +12,9 @@ mod claim;
 #[path = "../system/commit_cutter.rs"]
 mod commit_cutter;
 mod dead_letters;
+mod contention;
 mod engines;
+mod everything;
 mod jobs;
 mod keys;
 mod lifecycle;
@@ -20,6 +22,7 @@ mod limits;
 mod locks;
 mod logs;
 mod lost_commits;
+mod model;
 mod plan;
 mod postgres_only;
 mod races;
@@ -189,6 +192,8 @@ macro_rules! suite {
                 a_long_outage_is_caught_up_behind_what_is_on_time;
             races:
                 the_first_end_stands;
+            everything:
+                everything_at_once_adds_up;
             logs:
                 lines_are_kept_in_order
                 repeated_lines_are_kept_once
