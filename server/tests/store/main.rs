@@ -191,7 +191,8 @@ macro_rules! suite {
                 what_was_planned_before_an_outage_is_late_too
                 a_long_outage_is_caught_up_behind_what_is_on_time;
             races:
-                the_first_end_stands;
+                the_first_end_stands
+                a_renewal_and_an_expiry_agree;
             everything:
                 everything_at_once_adds_up;
             logs:

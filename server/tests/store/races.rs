@@ -266,3 +266,41 @@ pub async fn the_first_end_stands(store: DynStore) {
 async fn all_are_over(store: &DynStore) -> i64 {
     store.queues(TENANT).await.unwrap().iter().map(|q| q.pending + q.scheduled + q.running).sum()
 }
+
+/// A renewal races the reaper at the moment of expiry: whoever was renewed has its lease, and whoever was refused has lost it.
+pub async fn a_renewal_and_an_expiry_agree(store: DynStore) {
+    let job = job(&store, "a").await;
+    let (mut renewed, mut refused) = (0, 0);
+    for _ in 0..15 {
+        let mut agents = Vec::new();
+        for n in 0..8 {
+            let agent = session(&store, &format!("agent {n}")).await;
+            agents.push((leased(&store, &job, &agent).await, agent));
+        }
+        let racing = agents.into_iter().map(|(lease, agent)| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let named = [(agent.id, agent.attachment)];
+                let brink = Duration::from_micros(rand::random_range(0..12_000));
+                store.renew_sessions(&named, brink).await.unwrap();
+                let (renewed, _) = tokio::join!(store.renew_sessions(&named, MINUTE), store.reap(MINUTE, 3));
+                (lease, agent, !renewed.unwrap().is_empty())
+            })
+        });
+        let raced: Vec<_> = join_all(racing).await.into_iter().map(Result::unwrap).collect();
+        while !store.reap(MINUTE, 100).await.unwrap().sessions.is_empty() {}
+        for (lease, agent, was_renewed) in raced {
+            let held = store.held(agent.id).await.unwrap();
+            assert_eq!(held.len(), usize::from(was_renewed), "renewed: {was_renewed}");
+            let word = apply(&store, &lease, completed(&lease)).await;
+            assert_eq!(word.is_ok(), was_renewed, "{word:?}");
+            *(if was_renewed { &mut renewed } else { &mut refused }) += 1;
+        }
+        // What was lost is nobody's business any more.
+        let last = session(&store, "last").await;
+        for grant in claim(&store, &last, 100).await.grants {
+            apply(&store, &grant.execution, completed(&grant.execution)).await.unwrap();
+        }
+    }
+    assert!(renewed > 0 && refused > 0, "{renewed} were renewed, {refused} refused: there was no race");
+}

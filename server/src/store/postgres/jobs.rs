@@ -110,7 +110,14 @@ impl PgStore {
         let before = rows::job(&found, &self.inner.specs)?;
         // After the lock was got, which may have taken a while.
         let now = super::clock(&mut tx).await?;
-        let wanted = change(&before, now).map_err(|refused| StoreError::Refused(Box::new(refused)))?;
+        let wanted = match change(&before, now) {
+            Ok(wanted) => wanted,
+            Err(refused) => {
+                // Now: a transaction that is dropped ends a moment later, and until then planners pass the job over.
+                tx.rollback().await?;
+                return Err(StoreError::Refused(Box::new(refused)));
+            }
+        };
         let mut job = changed(&before, wanted.job, now);
         update(&mut tx, &job).await?;
         self.move_waiting(&mut tx, &job).await?;

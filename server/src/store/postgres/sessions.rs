@@ -206,7 +206,11 @@ impl PgStore {
         .bind(micros(ttl))
         .fetch_optional(&mut *tx)
         .await?;
-        let Some(row) = row else { return Ok(None) };
+        let Some(row) = row else {
+            // Now: a transaction that is dropped ends a moment later, and until then the reaper passes the session over.
+            tx.rollback().await?;
+            return Ok(None);
+        };
         let (kept, lost): (Vec<Locked>, Vec<Locked>) = lock_held(&mut tx, id)
             .await?
             .into_iter()

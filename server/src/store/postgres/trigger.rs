@@ -27,9 +27,14 @@ impl PgStore {
         ids: &mut Option<Vec<Uuid>>,
     ) -> Result<Vec<Execution>> {
         let mut tx = self.pool().begin().await?;
-        let made = self.trigger_in(&mut tx, triggers, decide, ids).await?;
-        commit(tx).await?;
-        Ok(made)
+        match self.trigger_in(&mut tx, triggers, decide, ids).await {
+            Ok(made) => commit(tx).await.map(|()| made),
+            Err(refused) => {
+                // Now: a transaction that is dropped ends a moment later, and until then others pass its jobs over.
+                tx.rollback().await?;
+                Err(refused)
+            }
+        }
     }
 
     /// Makes executions in a transaction that does more than that.
