@@ -155,15 +155,14 @@ impl Parts {
             Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
         let releaser =
             Releaser { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
-        let reaper =
-            Reaper {
-                store: store.clone(),
-                clock: clock.clone(),
-                signals: signals.clone(),
-                dispatch: dispatch.clone(),
-                coordinator: info.id,
-                ttl: limits.session_ttl(),
-            };
+        let reaper = Reaper {
+            store: store.clone(),
+            clock: clock.clone(),
+            signals: signals.clone(),
+            dispatch: dispatch.clone(),
+            coordinator: info.id,
+            ttl: limits.session_ttl(),
+        };
         let dispatcher = Dispatcher {
             store: store.clone(),
             dispatch: dispatch.clone(),

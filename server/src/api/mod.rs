@@ -30,8 +30,8 @@ use uuid::Uuid;
 
 pub(crate) use scheduler::HTTP_STATUS;
 
-use crate::cache::Caches;
 use crate::admission::{Admission, Full, Gate};
+use crate::cache::Caches;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::lock::{self, Held, Locks};

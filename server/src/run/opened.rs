@@ -17,7 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the address is of no known kind, the database cannot be reached in time, or it cannot be migrated.
 pub(super) async fn open(url: &str, read_url: Option<&str>, connections: u32) -> Result<DynStore, RunError> {
     if let Some(wrong) = read_url.filter(|read| !is_postgres(read) || !is_postgres(url)) {
-        let kind = if is_postgres(wrong) { "SQLite has no replicas" } else { "must be postgres://USER:PASSWORD@HOST:PORT/DATABASE" };
+        let kind = if is_postgres(wrong) {
+            "SQLite has no replicas"
+        } else {
+            "must be postgres://USER:PASSWORD@HOST:PORT/DATABASE"
+        };
         return Err(RunError::Setting(format!("DATABASE_READ_URL: {kind}")));
     }
     if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
@@ -33,7 +37,11 @@ pub(super) async fn open(url: &str, read_url: Option<&str>, connections: u32) ->
     let end = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(250);
     loop {
-        let options = PgOptions { max_connections: connections, read_url: read_url.map(ToOwned::to_owned), ..PgOptions::new(url) };
+        let options = PgOptions {
+            max_connections: connections,
+            read_url: read_url.map(ToOwned::to_owned),
+            ..PgOptions::new(url)
+        };
         let error = match connected(options).await {
             Ok(store) => return Ok(store),
             Err(error @ StoreError::Unavailable(_)) if Instant::now() + pause < end => error,

@@ -33,7 +33,9 @@ pub type DynStore = Arc<dyn Store>;
 
 /// Everything that a coordinator needs of its database.
 #[async_trait]
-pub trait Store: Jobs + Fires + Leases + Gates + DeadLetters + Sessions + Logs + Reads + Keys + Upkeep + Sharing {
+pub trait Store:
+    Jobs + Fires + Leases + Gates + DeadLetters + Sessions + Logs + Reads + Keys + Upkeep + Sharing
+{
     /// `postgres` or `sqlite`.
     fn engine(&self) -> &'static str;
 

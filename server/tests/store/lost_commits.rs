@@ -99,7 +99,11 @@ async fn leases_that_were_granted_are_handed_over() {
         let asked = trigger(&world.whole, &job).await;
         world.cutter.cut_next(way);
         let granted = claim(&world.cut, &agent, 10).await.grants;
-        assert_eq!(granted.iter().map(|g| (g.execution.id, g.execution.epoch)).collect::<Vec<_>>(), [(asked.id, 1)], "{way:?}");
+        assert_eq!(
+            granted.iter().map(|g| (g.execution.id, g.execution.epoch)).collect::<Vec<_>>(),
+            [(asked.id, 1)],
+            "{way:?}"
+        );
         let held = world.whole.held(agent.id).await.unwrap();
         assert_eq!(held.iter().map(|h| (h.execution_id, h.epoch)).collect::<Vec<_>>(), [(asked.id, 1)], "{way:?}");
 

@@ -6,13 +6,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod apply;
-mod catch_up;
 mod caches;
+mod catch_up;
 mod claim;
 #[path = "../system/commit_cutter.rs"]
 mod commit_cutter;
-mod dead_letters;
 mod contention;
+mod dead_letters;
 mod engines;
 mod everything;
 mod jobs;

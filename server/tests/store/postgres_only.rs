@@ -216,7 +216,8 @@ async fn renewals_wait_for_nothing() {
         })
         .collect();
     let full = async || {
-        let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%live_executions%'";
+        let waiting =
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%live_executions%'";
         sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut raw).await.unwrap() >= 10
     };
     tokio::time::timeout(Duration::from_secs(20), until(full)).await.expect("the pool is full");

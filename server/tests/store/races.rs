@@ -4,6 +4,7 @@
 //! ORRERY_RACES sets the number of races; 100,000 take a few minutes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -149,9 +150,8 @@ impl Heat {
         }
     }
 
-    /// What was lost and waits again runs under a new lease; whoever still speaks of the old one is refused.
+    /// What was lost and waits again runs under a new lease of the same agent; whoever still speaks of the old one is refused.
     async fn run_again(&self) {
-        let next = session(&self.store, "next").await;
         for old in &self.leases {
             if execution(&self.store, old.id).await.is_done() {
                 continue;
@@ -161,7 +161,7 @@ impl Heat {
         }
         let lanes = all_lanes(&self.store).await;
         loop {
-            let claimed = claim_of(&self.store, &next, &lanes, HEAT).await;
+            let claimed = claim_of(&self.store, &self.agent, &lanes, HEAT).await;
             for grant in &claimed.grants {
                 let (old, new) = (self.leases.iter().find(|e| e.id == grant.execution.id), &grant.execution);
                 let old = old.expect("heats of this course go one at a time");
@@ -223,7 +223,7 @@ async fn run_heat(store: &DynStore, course: Course, job: &Job, wins: &Mutex<BTre
     for raced in join_all(racing).await {
         raced.unwrap();
     }
-    if course != Course::Events {
+    if course == Course::Repeated {
         heat.run_again().await;
     }
     let mut mine = BTreeMap::new();
@@ -267,40 +267,47 @@ async fn all_are_over(store: &DynStore) -> i64 {
     store.queues(TENANT).await.unwrap().iter().map(|q| q.pending + q.scheduled + q.running).sum()
 }
 
-/// A renewal races the reaper at the moment of expiry: whoever was renewed has its lease, and whoever was refused has lost it.
+/// Renewals race reapers at the moment of expiry: whoever was renewed has its lease, and whoever was refused has lost it.
 pub async fn a_renewal_and_an_expiry_agree(store: DynStore) {
+    const AGENTS: usize = 8;
     let job = job(&store, "a").await;
     let (mut renewed, mut refused) = (0, 0);
-    for _ in 0..15 {
-        let mut agents = Vec::new();
-        for n in 0..8 {
+    for _ in 0..60 {
+        let mut leases = Vec::new();
+        triggers(&store, &job, AGENTS).await;
+        for n in 0..AGENTS {
             let agent = session(&store, &format!("agent {n}")).await;
-            agents.push((leased(&store, &job, &agent).await, agent));
+            leases.extend(claim(&store, &agent, 1).await.grants.into_iter().map(|g| (g.execution, agent.clone())));
         }
-        let racing = agents.into_iter().map(|(lease, agent)| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                let named = [(agent.id, agent.attachment)];
-                let brink = Duration::from_micros(rand::random_range(0..12_000));
-                store.renew_sessions(&named, brink).await.unwrap();
-                let (renewed, _) = tokio::join!(store.renew_sessions(&named, MINUTE), store.reap(MINUTE, 3));
-                (lease, agent, !renewed.unwrap().is_empty())
-            })
-        });
-        let raced: Vec<_> = join_all(racing).await.into_iter().map(Result::unwrap).collect();
+        let named: Vec<(Uuid, i64)> = leases.iter().map(|(_, agent)| (agent.id, agent.attachment)).collect();
+        // Sessions that end about when the renewal is written.
+        let brink = Duration::from_micros(rand::random_range(500..4000));
+        store.renew_sessions(&named, brink).await.unwrap();
+        let is_over = AtomicBool::new(false);
+        let reaps = || async {
+            while !is_over.load(Ordering::Relaxed) {
+                store.reap(MINUTE, AGENTS).await.unwrap();
+            }
+        };
+        let renews = async {
+            tokio::time::sleep(rand::random_range(Duration::ZERO..brink)).await;
+            let renewed = store.renew_sessions(&named, MINUTE).await.unwrap();
+            is_over.store(true, Ordering::Relaxed);
+            renewed
+        };
+        let (alive, (), ()) = tokio::join!(renews, reaps(), reaps());
         while !store.reap(MINUTE, 100).await.unwrap().sessions.is_empty() {}
-        for (lease, agent, was_renewed) in raced {
-            let held = store.held(agent.id).await.unwrap();
-            assert_eq!(held.len(), usize::from(was_renewed), "renewed: {was_renewed}");
-            let word = apply(&store, &lease, completed(&lease)).await;
+        for (lease, agent) in &leases {
+            let was_renewed = alive.renewed.contains(&agent.id);
+            assert_eq!(store.held(agent.id).await.unwrap().len(), usize::from(was_renewed), "renewed: {was_renewed}");
+            let word = apply(&store, lease, completed(lease)).await;
             assert_eq!(word.is_ok(), was_renewed, "{word:?}");
             *(if was_renewed { &mut renewed } else { &mut refused }) += 1;
         }
         // What was lost is nobody's business any more.
         let last = session(&store, "last").await;
-        for grant in claim(&store, &last, 100).await.grants {
-            apply(&store, &grant.execution, completed(&grant.execution)).await.unwrap();
-        }
+        let lost = claim(&store, &last, 100).await.grants;
+        store.apply(lost.iter().map(|g| change(&g.execution, completed(&g.execution))).collect()).await.unwrap();
     }
     assert!(renewed > 0 && refused > 0, "{renewed} were renewed, {refused} refused: there was no race");
 }

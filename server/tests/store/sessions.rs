@@ -95,7 +95,10 @@ pub async fn only_the_newest_attachment_renews(store: DynStore) {
     let (one, two) = (session(&store, "one").await, session(&store, "two").await);
     store.resume_session(one.id, &agent("one"), &[], MINUTE).await.unwrap().unwrap();
     let hour = Duration::from_secs(3600);
-    assert_eq!(store.renew_sessions(&[(one.id, 1), (two.id, 1), (Uuid::new_v4(), 1)], hour).await.unwrap().renewed, [two.id]);
+    assert_eq!(
+        store.renew_sessions(&[(one.id, 1), (two.id, 1), (Uuid::new_v4(), 1)], hour).await.unwrap().renewed,
+        [two.id]
+    );
     assert_eq!(store.renew_sessions(&[(one.id, 2)], hour).await.unwrap().renewed, [one.id]);
     assert!(store.renew_sessions(&[], hour).await.unwrap().renewed.is_empty());
     for session in listed(&store, TENANT).await {

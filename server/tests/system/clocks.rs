@@ -69,7 +69,10 @@ async fn clocks_that_are_off_decide_nothing() {
     assert!((offsets[0] + HOUR_MS).abs() < 5000.0 && (offsets[1] - HOUR_MS).abs() < 5000.0, "{offsets:?}");
     for coordinator in status["coordinators"].as_array().unwrap() {
         let started: DateTime<Utc> = coordinator["startedAt"].as_str().unwrap().parse().unwrap();
-        assert!((Utc::now() - started).abs() < chrono::Duration::minutes(5), "by the database's clock: {coordinator:#}");
+        assert!(
+            (Utc::now() - started).abs() < chrono::Duration::minutes(5),
+            "by the database's clock: {coordinator:#}"
+        );
     }
 }
 
@@ -91,7 +94,8 @@ async fn coordinators_show_themselves() {
     rest.running(&run).await;
     let coordinators = async || rest.get("/status").await.ok()["coordinators"].as_array().unwrap().clone();
     until_true("the lease is shown where its agent is", SOON, async || {
-        let mut shown: Vec<_> = coordinators().await.iter().map(|c| (c["workers"].clone(), c["leases"].clone())).collect();
+        let mut shown: Vec<_> =
+            coordinators().await.iter().map(|c| (c["workers"].clone(), c["leases"].clone())).collect();
         shown.sort_by_key(|(workers, _)| workers.as_i64());
         shown == [(json!(0), json!(0)), (json!(1), json!(1))]
     })

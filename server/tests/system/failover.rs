@@ -82,7 +82,8 @@ async fn connections_that_cannot_write_are_given_up() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(set("on"))).execute(&mut connection).await.unwrap();
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'orrery' and datname = current_database()";
     sqlx::query_scalar::<_, i64>(cut).fetch_one(&mut connection).await.unwrap();
-    let definition = |name: &str| json!({"name": name, "manual": true, "jobType": "http", "config": {"url": "http://127.0.0.1:1/"}});
+    let definition =
+        |name: &str| json!({"name": name, "manual": true, "jobType": "http", "config": {"url": "http://127.0.0.1:1/"}});
     until_true("it is read-only", SOON, async || rest.post("/jobs", definition("no")).await.status == 503).await;
     sqlx::raw_sql("set default_transaction_read_only = off").execute(&mut connection).await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(set("off"))).execute(&mut connection).await.unwrap();
@@ -113,7 +114,10 @@ async fn a_replica_is_read_from_while_it_is_near() {
     ask(&standby.url(), "select pg_wal_replay_pause() is not null").await;
     let second = rest.run(&job).await;
     assert_eq!(second["status"], "completed", "a read by its id falls back to the primary");
-    until_true("a replica that lags is not read from", Duration::from_secs(15), async || listed(&rest, &job).await == 2).await;
+    until_true("a replica that lags is not read from", Duration::from_secs(15), async || {
+        listed(&rest, &job).await == 2
+    })
+    .await;
     ask(&standby.url(), "select pg_wal_replay_resume() is not null").await;
     until_true("it is near again", SOON, async || {
         listed(&rest, &job).await;

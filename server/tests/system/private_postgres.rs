@@ -38,7 +38,19 @@ impl PrivatePostgres {
     pub(crate) fn standby_of(primary: &Self) -> Self {
         let standby = Self::empty();
         let mut copy = standby.command("pg_basebackup");
-        copy.args(["-h", "127.0.0.1", "-p", &primary.port.to_string(), "-U", "postgres", "-R", "-X", "stream", "-c", "fast"]);
+        copy.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &primary.port.to_string(),
+            "-U",
+            "postgres",
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+        ]);
         let made = copy.arg("--no-sync").arg("-D").arg(standby.data()).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         standby

@@ -27,7 +27,8 @@ async fn a_stall_expires_nobody() {
     sqlx::raw_sql("begin; lock table live_executions in access exclusive mode").execute(&mut holder).await.unwrap();
     let mut watcher = PgConnection::connect(world.database_url()).await.unwrap();
     // By the database's clock; what is asked here touches no table that is locked.
-    let renewed = "select expires_at > clock_timestamp() and renewed_at > $1 + interval '12 seconds' from agent_sessions
+    let renewed =
+        "select expires_at > clock_timestamp() and renewed_at > $1 + interval '12 seconds' from agent_sessions
         where id = $2::text::uuid";
     let begun: chrono::DateTime<chrono::Utc> =
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut watcher).await.unwrap();
@@ -50,5 +51,6 @@ async fn a_stall_expires_nobody() {
     std::fs::write(world.path("go"), "").unwrap();
     let run = rest.finished(&run).await;
     assert_eq!((&run["status"], &run["epoch"]), (&json!("completed"), &json!(1)), "{run:#}");
-    until_true("the same session goes on", SOON, async || rest.workers().await.iter().any(|w| w["id"] == session)).await;
+    until_true("the same session goes on", SOON, async || rest.workers().await.iter().any(|w| w["id"] == session))
+        .await;
 }

@@ -157,7 +157,8 @@ impl Known {
         };
         let is_written = made().any(is_trace);
         let stands = |(change, made): (&Change, Option<&Execution>)| {
-            made.filter(|made| is_written || stored(made.id).is_some_and(|stored| is_moot(stored, &change.event))).cloned()
+            made.filter(|made| is_written || stored(made.id).is_some_and(|stored| is_moot(stored, &change.event)))
+                .cloned()
         };
         made().map(stands).collect()
     }
@@ -193,10 +194,9 @@ impl Known {
 /// Whether what is stored has come of what an event made: of that very writing, which its instants tell to the microsecond.
 fn came_of(stored: &Execution, made: &Execution, event: &Event) -> bool {
     match event {
-        Event::Finished { .. } => made
-            .attempts
-            .last()
-            .is_some_and(|ended| stored.attempts.iter().any(|a| (a.epoch, a.ended_at) == (ended.epoch, ended.ended_at))),
+        Event::Finished { .. } => made.attempts.last().is_some_and(|ended| {
+            stored.attempts.iter().any(|a| (a.epoch, a.ended_at) == (ended.epoch, ended.ended_at))
+        }),
         Event::CancelRequested { .. } => stored.cancel_requested_at == made.cancel_requested_at,
         Event::Started { .. } => made.lease().is_some_and(|lease| {
             let ended = stored.attempts.iter().any(|a| (a.epoch, a.started_at) == (made.epoch, lease.started_at));

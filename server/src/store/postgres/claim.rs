@@ -55,7 +55,7 @@ impl PgStore {
             let places = claim.limit - round.offered.len();
             let taken: Vec<Uuid> = round.offered.iter().map(|l| l.execution.id).collect();
             let mut start = *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner);
-            let beyond = pick::beyond(&mut tx, claim, places, &taken, &mut start).await?;
+            let beyond = pick::beyond(&mut tx, claim, places, (&taken, &round.admission), &mut start).await?;
             *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner) = start;
             self.offer(&mut tx, &mut round, &beyond, claim).await?;
             round.more |= beyond.len() >= places;

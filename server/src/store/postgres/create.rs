@@ -44,7 +44,8 @@ impl PgStore {
             jobs.iter().map(|new| (new.job.tenant_id, new.idempotency.as_ref())).collect();
         let mut keyed = reserve(&mut tx, "job", &items, jobs.iter().map(|new| new.job.id).collect(), now).await?;
         if is_repeat {
-            let made: HashSet<Uuid> = self.jobs_by_id(&mut tx, &keyed.ids).await?.into_iter().map(|job| job.id).collect();
+            let made: HashSet<Uuid> =
+                self.jobs_by_id(&mut tx, &keyed.ids).await?.into_iter().map(|job| job.id).collect();
             keyed.are_made(&made);
         }
         let fresh: Vec<(usize, Job)> = jobs

@@ -5,8 +5,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::commit::{Tries, commit};
 use super::apply::Locked;
+use super::commit::{Tries, commit};
 use super::create::{is_name_taken, update};
 use super::lanes::Wanted;
 use super::rows::{job_columns, live_columns};

@@ -9,8 +9,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::commit::{Tries, commit};
 use super::apply::Locked;
+use super::commit::{Tries, commit};
 use super::rows::live_columns;
 use super::{PgStore, limited, micros, retried};
 use crate::execution::{Event, Execution, Rejected};

@@ -8,8 +8,8 @@ use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
 use super::apply::lock;
-use super::reads::history;
 use super::commit::commit;
+use super::reads::history;
 use super::{PgStore, retried, rows};
 use crate::execution::Execution;
 use crate::store::{LogLine, Logs, RefusedResult, Result, text};

@@ -172,7 +172,19 @@ impl PgStore {
         };
         let replica = options.read_url.as_ref().map(start).transpose()?;
         let schema = options.schema;
-        let inner = Inner { pool, beats, evict, replica, connect, schema, scope, specs, lanes, hints, group_start: Default::default() };
+        let inner = Inner {
+            pool,
+            beats,
+            evict,
+            replica,
+            connect,
+            schema,
+            scope,
+            specs,
+            lanes,
+            hints,
+            group_start: Default::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

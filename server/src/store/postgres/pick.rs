@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::apply::Locked;
 use super::limited;
 use super::rows::live_columns;
-use crate::admission::Gate;
+use crate::admission::{Admission, Gate};
 use crate::store::{Claim, Result};
 
 /// Groups of one job and key that a claim looks at in all, and in one lane.
@@ -64,6 +64,7 @@ pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<Ve
 /// What one job, under one key, has waiting in a lane.
 struct Group {
     lane: i64,
+    tenant: Uuid,
     job: Uuid,
     key: String,
     /// Free places, as far as a look without locks tells.
@@ -71,12 +72,12 @@ struct Group {
 }
 
 /// Where the heads of lanes are taken by what is at its limit: the heads of the groups that have free places. Each group is looked at once,
-/// however much of it waits. Where there are more groups than a claim looks at, it goes on at `start`, which moves.
+/// however much of it waits. `taken` is what is offered already. Where there are more groups than a claim looks at, it goes on at `start`, which moves.
 pub(super) async fn beyond(
     tx: &mut PgConnection,
     claim: &Claim<'_>,
     limit: usize,
-    taken: &[Uuid],
+    taken: (&[Uuid], &Admission),
     start: &mut Uuid,
 ) -> Result<Vec<Uuid>> {
     let bound = (GROUPS / claim.lanes.len().max(1)).clamp(GROUPS_OF_LANE.0, GROUPS_OF_LANE.1);
@@ -90,6 +91,11 @@ pub(super) async fn beyond(
         groups.extend(rest.into_iter().filter(|group| group.job < from));
     }
     *start = next.unwrap_or_default();
+    for group in &mut groups {
+        // Beside what is offered already.
+        let gates = [Gate::Job(group.tenant, group.job), Gate::Key(group.tenant, group.key.clone())];
+        group.places = taken.1.places(&gates).map_or(group.places, |free| free.min(group.places));
+    }
     groups.retain(|group| group.places > 0);
     if groups.is_empty() {
         return Ok(Vec::new());
@@ -112,7 +118,7 @@ pub(super) async fn beyond(
     .bind(groups.iter().map(|g| g.job).collect::<Vec<_>>())
     .bind(groups.iter().map(|g| g.key.clone()).collect::<Vec<_>>())
     .bind(groups.iter().map(|g| g.places).collect::<Vec<_>>())
-    .bind(taken)
+    .bind(taken.0)
     .bind(limited(limit))
     .fetch_all(tx)
     .await?)
@@ -147,7 +153,7 @@ async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: us
                 order by e.job_id, e.concurrency_key limit 1
             ) f where s.n < $4
          )
-         select s.lane_id, s.job_id, s.key, least(
+         select s.lane_id, j.tenant_id, s.job_id, s.key, least(
             case when j.max_concurrent > 0 then j.max_concurrent - (
                 select count(*) from live_executions r
                 where r.tenant_id = j.tenant_id and r.job_id = j.id and r.session_id is not null) else $5 end,
@@ -171,6 +177,7 @@ async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: us
     let group = |row: &sqlx::postgres::PgRow| {
         Ok(Group {
             lane: row.try_get("lane_id")?,
+            tenant: row.try_get("tenant_id")?,
             job: row.try_get("job_id")?,
             key: row.try_get("key")?,
             places: row.try_get("places")?,

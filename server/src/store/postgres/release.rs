@@ -7,8 +7,8 @@ use orrery_proto::v1::{JobStatus, TriggerType};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::commit::commit;
 use super::apply::{Locked, policy_of};
+use super::commit::commit;
 use super::rows::{job_columns, live_columns};
 use super::{PgStore, limited, micros, rows, write};
 use crate::execution::{Event, Execution, ON_TIME, Policy, State, apply};

@@ -3,8 +3,8 @@
 //! A replica is used while it is known to be at most [`MOST_LAG`] behind. That is measured without its clock: it has to have replayed what the
 //! primary had written at an instant of this process's monotonic clock.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;

@@ -8,8 +8,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::commit::commit;
 use super::apply::Locked;
+use super::commit::commit;
 use super::leases::held;
 use super::rows::live_columns;
 use super::{PgStore, micros, retried, rows};
@@ -75,7 +75,8 @@ impl Sessions for PgStore {
             }
             tokio::time::sleep(pause).await;
             let away = || Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
-            let found = tokio::time::timeout(A_RENEWAL, self.try_renew(&wanted, ttl)).await.unwrap_or_else(|_| away())?;
+            let found =
+                tokio::time::timeout(A_RENEWAL, self.try_renew(&wanted, ttl)).await.unwrap_or_else(|_| away())?;
             done.renewed.extend(found.renewed);
             wanted.retain(|(id, _)| found.busy.contains(id));
             done.busy = found.busy;

@@ -1,6 +1,5 @@
 //! The calls on a real store.
 
-use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -66,13 +65,13 @@ impl Engine {
             Call::Kill { agent } => {
                 let agent = &mut self.agents[*agent];
                 let named = [(agent.session.id, agent.session.attachment)];
-                agent.dead |= !self.store.renew_sessions(&named, Duration::ZERO).await.unwrap().is_empty();
+                agent.dead |= !self.store.renew_sessions(&named, Duration::ZERO).await.unwrap().renewed.is_empty();
                 String::new()
             }
             Call::Renew { agent, back } => {
                 let session = &self.agents[*agent].session;
                 let named = [(session.id, session.attachment - back)];
-                self.store.renew_sessions(&named, MINUTE).await.unwrap().len().to_string()
+                self.store.renew_sessions(&named, MINUTE).await.unwrap().renewed.len().to_string()
             }
             Call::Close { agent, back } => {
                 let agent = &mut self.agents[*agent];
@@ -126,9 +125,8 @@ impl Engine {
         if self.agents[agent].dead {
             self.agents[agent] = Agent { session: self.open().await, dead: false };
         }
-        let at_limit: BTreeSet<String> = claimed.at_limit.iter().map(|id| self.shared.job_name(*id)).collect();
         let granted: Vec<String> = claimed.grants.iter().map(|g| self.shared.shown(&g.execution)).collect();
-        format!("{} {at_limit:?}\n  {}", claimed.more, granted.join("\n  "))
+        format!("{}\n  {}", claimed.more, granted.join("\n  "))
     }
 
     async fn say(&mut self, words: &[(Index, bool, i64, Word)]) -> String {

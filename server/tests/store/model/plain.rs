@@ -1,6 +1,6 @@
 //! The model: a store of maps, with a clock that ticks once a call.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -281,31 +281,17 @@ impl Plain {
 
     fn claim(&mut self, agent: usize, limit: usize) -> String {
         let Agent { session, attachment, dead } = self.agents[agent];
-        let mut waiting: Vec<&Execution> = self.executions.values().filter(|e| e.state == State::Pending).collect();
-        waiting.sort_by_key(|e| (-e.priority, is_late(e), e.run_at, e.id));
-        let mut turns: BTreeMap<i64, usize> = BTreeMap::new();
-        let mut ranked: Vec<(usize, &Execution)> = waiting
-            .into_iter()
-            .map(|e| {
-                let turn = turns.entry(e.lane_id).or_default();
-                *turn += 1;
-                (*turn, e)
-            })
-            .collect();
-        ranked.sort_by_key(|(turn, e)| (-e.priority, is_late(e), *turn, e.run_at, e.id));
-        ranked.truncate(limit);
-        let more = ranked.len() >= limit;
+        let heads = in_turns(self.executions.values().filter(|e| e.state == State::Pending), limit);
+        let is_full = heads.len() >= limit;
         let mut leased: BTreeMap<Uuid, i64> = BTreeMap::new();
-        let (mut at_limit, mut offered) = (BTreeSet::new(), Vec::new());
-        for (_, e) in ranked {
-            let most = i64::from(self.jobs[&e.job_id].spec.max_concurrent);
-            let held = leased.entry(e.job_id).or_insert_with(|| self.count(e.job_id, |e| e.lease().is_some()));
-            if most == 0 || *held < most {
-                *held += 1;
-                offered.push(e.id);
-            } else {
-                at_limit.insert(self.shared.job_name(e.job_id));
-            }
+        let mut offered = self.admitted(&heads, &mut leased);
+        let mut more = is_full;
+        // What is at its limit stands before more than was looked at.
+        if offered.len() < heads.len() && is_full && offered.len() < limit.div_ceil(2) {
+            let places = limit - offered.len();
+            let found = in_turns(self.with_places(&offered, &mut leased, places).into_iter(), places);
+            more = found.len() >= places;
+            offered.extend(self.admitted(&found, &mut leased));
         }
         let mut granted = Vec::new();
         let lives = self.lives(session, attachment);
@@ -322,7 +308,40 @@ impl Plain {
         if dead {
             self.agents[agent] = self.open();
         }
-        format!("{more} {at_limit:?}\n  {}", granted.join("\n  "))
+        format!("{more}\n  {}", granted.join("\n  "))
+    }
+
+    /// Places that a job has free beside `leased`, which counts what is offered as well; `most` where it has no limit.
+    fn free(&self, job: Uuid, leased: &mut BTreeMap<Uuid, i64>, most: usize) -> usize {
+        let limit = i64::from(self.jobs[&job].spec.max_concurrent);
+        let held = *leased.entry(job).or_insert_with(|| self.count(job, |e| e.lease().is_some()));
+        if limit == 0 { most } else { usize::try_from(limit - held).unwrap_or(0).min(most) }
+    }
+
+    fn admitted(&self, picked: &[Uuid], leased: &mut BTreeMap<Uuid, i64>) -> Vec<Uuid> {
+        let mut offered = Vec::new();
+        for id in picked {
+            let job = self.executions[id].job_id;
+            if self.free(job, leased, 1) > 0 {
+                *leased.entry(job).or_default() += 1;
+                offered.push(*id);
+            }
+        }
+        offered
+    }
+
+    /// Of each job the first that wait and are not offered yet, as many as it has places for.
+    fn with_places(&self, offered: &[Uuid], leased: &mut BTreeMap<Uuid, i64>, most: usize) -> Vec<&Execution> {
+        let mut waiting: Vec<&Execution> = self.executions.values().filter(|e| e.state == State::Pending).collect();
+        waiting.retain(|e| !offered.contains(&e.id));
+        waiting.sort_by_key(|e| (-e.priority, is_late(e), e.run_at, e.id));
+        let mut taken: BTreeMap<(i64, Uuid), usize> = BTreeMap::new();
+        waiting.retain(|e| {
+            let taken = taken.entry((e.lane_id, e.job_id)).or_default();
+            *taken += 1;
+            *taken <= self.free(e.job_id, leased, most)
+        });
+        waiting
     }
 
     fn say(&mut self, words: &[(Index, bool, i64, Word)]) -> String {
@@ -456,4 +475,19 @@ impl Plain {
         lines.push(format!("{} sessions", self.sessions.values().filter(|s| s.alive).count()));
         lines.join("\n  ")
     }
+}
+
+/// The first by priority, and within it by lanes in turns.
+fn in_turns<'a>(executions: impl Iterator<Item = &'a Execution>, limit: usize) -> Vec<Uuid> {
+    let mut waiting: Vec<&Execution> = executions.collect();
+    waiting.sort_by_key(|e| (-e.priority, is_late(e), e.run_at, e.id));
+    let mut turns: BTreeMap<i64, usize> = BTreeMap::new();
+    let mut turn = |e: &Execution| {
+        let turn = turns.entry(e.lane_id).or_default();
+        *turn += 1;
+        *turn
+    };
+    let mut ranked: Vec<(usize, &Execution)> = waiting.into_iter().map(|e| (turn(e), e)).collect();
+    ranked.sort_by_key(|(turn, e)| (-e.priority, is_late(e), *turn, e.run_at, e.id));
+    ranked.into_iter().take(limit).map(|(_, e)| e.id).collect()
 }
