@@ -242,3 +242,37 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// A renewal that is not committed yet when the session would have expired is waited for, or passed over; it is never undone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_renewal_under_way_keeps_its_session() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    leased(&store, &job, &agent).await;
+    let brink = Duration::from_secs(1);
+    store.renew_sessions(&[(agent.id, agent.attachment)], brink).await.unwrap();
+    let (mut renewing, mut looking) = (raw(&schema).await, raw(&schema).await);
+    sqlx::query("begin").execute(&mut renewing).await.unwrap();
+    let renew = "update agent_sessions set expires_at = clock_timestamp() + interval '1 minute'
+        where id = $1 and expires_at > clock_timestamp()";
+    let renewed = sqlx::query(renew).bind(agent.id).execute(&mut renewing).await.unwrap();
+    assert_eq!(renewed.rows_affected(), 1);
+    let is_over = "select bool_and(expires_at < clock_timestamp()) from agent_sessions";
+    while !sqlx::query_scalar::<_, bool>(is_over).fetch_one(&mut looking).await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let reaping = {
+        let store = store.clone();
+        tokio::spawn(async move { store.reap(MINUTE, 10).await.unwrap() })
+    };
+    // Until it has passed the session over, or waits for it.
+    let waits = "select exists (select 1 from pg_locks where not granted)";
+    while !reaping.is_finished() && !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut looking).await.unwrap() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sqlx::query("commit").execute(&mut renewing).await.unwrap();
+    assert!(reaping.await.unwrap().sessions.is_empty());
+    assert_eq!(store.held(agent.id).await.unwrap().len(), 1);
+    drop_schema(&pg, &schema).await;
+}
