@@ -212,7 +212,12 @@ async fn renewals_wait_for_nothing() {
     let stuck: Vec<_> = (0..20)
         .map(|_| {
             let store = store.clone();
-            tokio::spawn(async move { store.held(one.id).await })
+            // Those that have waited for too long are followed by others.
+            tokio::spawn(async move {
+                loop {
+                    let _ = store.held(one.id).await;
+                }
+            })
         })
         .collect();
     let full = async || {
@@ -225,8 +230,7 @@ async fn renewals_wait_for_nothing() {
     assert_eq!(renewed.renewed.len(), 2);
     sqlx::raw_sql("rollback").execute(&mut raw).await.unwrap();
     for stuck in stuck {
-        // Some were answered, others had waited for too long.
-        let _ = stuck.await.unwrap();
+        stuck.abort();
     }
     // A session whose row somebody holds is not over, and the others do not wait for it.
     sqlx::raw_sql("begin").execute(&mut raw).await.unwrap();
@@ -275,4 +279,61 @@ async fn a_renewal_under_way_keeps_its_session() {
     assert!(reaping.await.unwrap().sessions.is_empty());
     assert_eq!(store.held(agent.id).await.unwrap().len(), 1);
     drop_schema(&pg, &schema).await;
+}
+
+/// Coordinators come, keep house and work at the beginning of a month, all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_month_begins_while_coordinators_come() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    let before = run(&store, &job, &agent, report(ExecutionStatus::Completed)).await;
+    let now = now(&store).await;
+    // Nobody has made this month yet, and one of two years ago is to go.
+    let (from, to) = orrery_server::execution::month_bounds(now - chrono::Duration::days(730));
+    for table in ["job_executions", "execution_logs", "execution_log_sizes"] {
+        let month = name(table, now);
+        let old = name(table, now - chrono::Duration::days(730));
+        for statement in [
+            format!("alter table {table} detach partition {month}"),
+            format!("insert into {table}_default ({0}) select {0} from {month}", columns(&mut raw, table).await),
+            format!("drop table {month}"),
+            format!("create table {old} partition of {table} for values from ('{from}') to ('{to}')"),
+        ] {
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut raw).await.unwrap();
+        }
+    }
+    let mut tasks = Vec::new();
+    for _ in 0..6 {
+        let schema = schema.clone();
+        tasks.push(tokio::spawn(async move {
+            let store = connect(&schema).await;
+            store.migrate().await.unwrap();
+            let done = store.upkeep(2, &Retention::default()).await.unwrap();
+            store.close().await;
+            done
+        }));
+    }
+    let mut ids = vec![before.id];
+    for _ in 0..30 {
+        ids.push(run(&store, &job, &agent, report(ExecutionStatus::Completed)).await.id);
+    }
+    let mut dropped = Vec::new();
+    for task in tasks {
+        dropped.extend(task.await.unwrap().partitions_dropped);
+    }
+    assert_eq!(dropped.len(), 3, "each was dropped once: {dropped:?}");
+    for id in &ids {
+        assert_eq!(place(&mut raw, *id).await, name("job_executions", now));
+    }
+    assert_eq!(executions(&store).await.len(), ids.len());
+    drop_schema(&pg, &schema).await;
+}
+
+/// The columns that can be written.
+async fn columns(raw: &mut PgConnection, table: &str) -> String {
+    let columns = "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
+        where attrelid = $1::text::regclass and attnum > 0 and not attisdropped and attgenerated = ''";
+    sqlx::query_scalar(columns).bind(table).fetch_one(raw).await.unwrap()
 }

@@ -68,6 +68,33 @@ async fn a_promoted_standby_takes_over() {
     standby.stop().await;
 }
 
+/// The database's host is gone without a word: its connections stay open and never answer.
+#[tokio::test]
+async fn connections_to_a_host_that_is_gone_are_given_up() {
+    let world = World::new(Engine::Postgres).await;
+    let (user, rest) = world.database_url().split_once('@').unwrap();
+    let (address, database) = rest.split_once('/').unwrap();
+    let way = Proxy::to(&format!("http://{}", address.replace("localhost", "127.0.0.1"))).await;
+    let url = format!("{user}@{}/{database}", way.url().strip_prefix("http://").unwrap());
+    let server = Server::ready(world.start_server(&[("DATABASE_URL", &url)]), Some(token())).await;
+    let rest = server.rest();
+    let _agent = world.agent("a", &[&server], &[]).await;
+    let target = Target::start().await;
+    let ticks = rest
+        .create(json!({
+            "name": "ticks", "cronExpression": "* * * * * *", "jobType": "http", "config": {"url": target.url("/")},
+        }))
+        .await;
+    target.after(3, SOON).await;
+    way.freeze();
+    let before = target.arrivals().len();
+    // What was under way waits for its time; nothing else does.
+    target.after(before + 5, Duration::from_secs(75)).await;
+    until_true("callers are answered", SOON, async || rest.get(&format!("/jobs/{ticks}")).await.status == 200).await;
+    rest.post(&format!("/jobs/{ticks}/pause"), json!({})).await.ok();
+    way.cut();
+}
+
 /// The primary becomes a standby under open connections: they are of no use any more, and are given up.
 #[tokio::test]
 async fn connections_that_cannot_write_are_given_up() {

@@ -19,8 +19,6 @@ pub(crate) struct PrivatePostgres {
     port: u16,
     /// It refuses to run as root.
     user: Option<(u32, u32)>,
-    /// Settings beside those of all.
-    settings: Vec<String>,
     running: Option<Process>,
 }
 
@@ -64,12 +62,7 @@ impl PrivatePostgres {
         if let Some((uid, gid)) = user {
             chown(directory.path(), Some(uid), Some(gid)).unwrap();
         }
-        Self { bin, directory, port: free_port(), user, settings: Vec::new(), running: None }
-    }
-
-    /// A setting of its own, from its next start on.
-    pub(crate) fn set(&mut self, setting: &str) {
-        self.settings.push(setting.to_owned());
+        Self { bin, directory, port: free_port(), user, running: None }
     }
 
     /// Where a proxy may lead.
@@ -101,7 +94,6 @@ impl PrivatePostgres {
                 let mut command = self.command("postgres");
                 command.arg("-D").arg(self.data()).arg("-k").arg(self.directory.path());
                 command.args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
-                command.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
                 self.running = Some(Process::start("postgres", self.directory.path(), command));
             }
             let mut ask = self.command("pg_isready");

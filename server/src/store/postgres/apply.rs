@@ -210,7 +210,7 @@ fn came_of(stored: &Execution, made: &Execution, event: &Event) -> bool {
 fn is_moot(stored: &Execution, event: &Event) -> bool {
     match event {
         Event::Released { session_id, epoch } | Event::LeaseExpired { session_id, epoch } => {
-            !stored.lease().is_some_and(|lease| (lease.session_id, stored.epoch) == (*session_id, *epoch))
+            stored.lease().is_none_or(|lease| (lease.session_id, stored.epoch) != (*session_id, *epoch))
         }
         _ => false,
     }

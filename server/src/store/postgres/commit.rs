@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How long one try may take here, with a database that neither answers nor refuses (a host that is gone leaves its connections open). The
 /// database's own time-outs are shorter.
-const A_TRY: Duration = Duration::from_secs(45);
+const A_TRY: Duration = Duration::from_secs(30);
 
 /// Ends a transaction.
 ///
@@ -27,6 +27,12 @@ const A_TRY: Duration = Duration::from_secs(45);
 /// [`StoreError::Unknown`] where no answer came; any other one says that it did not happen.
 pub(super) async fn commit(tx: Transaction<'_, Postgres>) -> Result<()> {
     tx.commit().await.map_err(|error| if is_answer(&error) { error.into() } else { StoreError::Unknown(error) })
+}
+
+/// One statement of a loop, within its time: a loop must not hang with a host that is gone.
+pub(super) async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
+    tokio::time::timeout(A_TRY, call).await.unwrap_or_else(late)
 }
 
 /// Whether an error of COMMIT is the database's word that nothing happened. What ends the connection is none: the transaction may have been

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::commit::{Tries, in_time};
 use super::{PgStore, lanes, retried};
 use crate::execution::Execution;
 use crate::store::{DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, Releases, Result, Trigger};
@@ -11,11 +12,17 @@ use crate::store::{DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, R
 #[async_trait]
 impl Fires for PgStore {
     async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
-        retried!(self, self.try_plan(ahead, limit, decide))
+        let mut tries = Tries::new(&self.inner.evict);
+        let planned = retried!(self, tries, self.try_plan(ahead, limit, decide));
+        self.tell_of_lost(&tries);
+        planned
     }
 
     async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
-        retried!(self, self.try_release(limit, decide))
+        let mut tries = Tries::new(&self.inner.evict);
+        let done = retried!(self, tries, self.try_release(limit, decide));
+        self.tell_of_lost(&tries);
+        done
     }
 
     async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {
@@ -27,6 +34,6 @@ impl Fires for PgStore {
     }
 
     async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {
-        lanes::after(self.pool(), id).await
+        in_time(lanes::after(self.pool(), id)).await
     }
 }

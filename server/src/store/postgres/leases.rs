@@ -10,7 +10,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::apply::Locked;
-use super::commit::{Tries, commit};
+use super::commit::{Tries, commit, in_time};
 use super::rows::live_columns;
 use super::{PgStore, limited, micros, retried};
 use crate::execution::{Event, Execution, Rejected};
@@ -37,17 +37,18 @@ impl Leases for PgStore {
     }
 
     async fn reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {
-        retried!(self, self.try_reap(slack, limit))
+        let mut tries = Tries::new(&self.inner.evict);
+        let reaped = retried!(self, tries, self.try_reap(slack, limit));
+        self.tell_of_lost(&tries);
+        reaped
     }
 
     async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>> {
-        let found = sqlx::query(
+        let query = sqlx::query(
             "select session_id, id, epoch from live_executions
              where session_id = any($1) and cancel_requested_at is not null order by id",
-        )
-        .bind(sessions)
-        .fetch_all(self.pool())
-        .await?;
+        );
+        let found = in_time(async { Ok(query.bind(sessions).fetch_all(self.pool()).await?) }).await?;
         found.iter().map(held).collect()
     }
 }

@@ -43,6 +43,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use tokio::sync::broadcast;
 
+use self::commit::Tries;
 use self::hints::Hints;
 use self::lanes::Lanes;
 use self::reach::{Bounds, Evict};
@@ -211,6 +212,13 @@ impl PgStore {
             replica.close().await;
         }
         self.inner.pool.close().await;
+    }
+
+    /// A repeat does not tell what the try before it has done, if it has: there may be work that its caller does not hear of.
+    fn tell_of_lost(&self, tries: &Tries<'_>) {
+        if tries.is_repeat() {
+            self.inner.hints.tell(Wake::Work);
+        }
     }
 
     fn pool(&self) -> &PgPool {

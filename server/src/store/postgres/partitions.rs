@@ -52,7 +52,9 @@ impl PgStore {
         let name = name_of(table, month);
         let mut tx = self.pool().begin().await?;
         // Coordinators that start together make it once.
-        sqlx::query("select pg_advisory_xact_lock($1), set_config('lock_timeout', '5s', true)")
+        let alone = "select set_config('lock_timeout', '14s', true), set_config('statement_timeout', '60s', true),
+            pg_advisory_xact_lock($1), set_config('lock_timeout', '5s', true)";
+        sqlx::query(alone)
             .bind(self.inner.scope.wrapping_add(1))
             .execute(&mut *tx)
             .await?;

@@ -5,13 +5,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
 use crate::store::StoreError;
 
 /// What monotonic instants are counted from.
 static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// How long a connection may take to answer when nothing is asked of it.
+const A_PING: Duration = Duration::from_secs(2);
 
 /// What the connections of a pool may cost.
 pub(super) struct Bounds {
@@ -35,8 +38,13 @@ impl Evict {
             && db.code().as_deref() == Some("25006")
         {
             tracing::warn!("the database is read-only: its connections are given up, and made anew");
-            self.0.store(millis(Instant::now()), Ordering::Release);
+            self.all();
         }
+    }
+
+    /// Gives up all connections that there are.
+    fn all(&self) {
+        self.0.store(millis(Instant::now()), Ordering::Release);
     }
 
     /// Whether a connection of this age may still be used.
@@ -54,7 +62,7 @@ fn millis(at: Instant) -> u64 {
 /// A pool of connections to the primary, none made yet. A standby is no place to write: until it is promoted, its connections are refused.
 pub(super) fn pool(connect: PgConnectOptions, path: Option<&str>, bounds: &Bounds, evict: &Evict) -> PgPool {
     LazyLock::force(&BEGINNING);
-    let (path, evict) = (path.map(ToOwned::to_owned), evict.clone());
+    let (path, evict, released) = (path.map(ToOwned::to_owned), evict.clone(), evict.clone());
     let (statement, lock) = (bounds.statement, bounds.lock);
     PgPoolOptions::new()
         .max_connections(bounds.connections)
@@ -68,11 +76,34 @@ pub(super) fn pool(connect: PgConnectOptions, path: Option<&str>, bounds: &Bound
                 Ok(())
             })
         })
-        .before_acquire(move |_, meta| {
-            let allowed = evict.allows(Instant::now(), meta.age);
-            Box::pin(async move { Ok(allowed) })
+        // Tested below, within a time: a host that is gone leaves connections open that never answer.
+        .test_before_acquire(false)
+        .before_acquire(move |connection, meta| {
+            let evict = evict.clone();
+            Box::pin(async move {
+                match evict.allows(Instant::now(), meta.age) {
+                    true => answers(connection, &evict).await,
+                    false => Ok(false),
+                }
+            })
+        })
+        .after_release(move |connection, _| {
+            let evict = released.clone();
+            Box::pin(async move { answers(connection, &evict).await })
         })
         .connect_lazy_with(connect)
+}
+
+/// Whether a connection answers, in time. Where it does not, the others of its time are no better.
+async fn answers(connection: &mut PgConnection, evict: &Evict) -> sqlx::Result<bool> {
+    match tokio::time::timeout(A_PING, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => {
+            tracing::warn!("a connection to the database is dead; all are made anew");
+            evict.all();
+            Err(sqlx::Error::Protocol("the server does not answer".into()))
+        }
+    }
 }
 
 /// Settings of every connection: nothing may hold a lock, or wait for one, for long. Answers with whether the server is a standby.

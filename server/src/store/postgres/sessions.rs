@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::apply::Locked;
-use super::commit::commit;
+use super::commit::{Tries, commit, in_time};
 use super::leases::held;
 use super::rows::live_columns;
 use super::{PgStore, micros, retried, rows};
@@ -63,7 +63,10 @@ impl Sessions for PgStore {
         held: &[(Uuid, i64)],
         ttl: Duration,
     ) -> Result<Option<Resumed>> {
-        retried!(self, self.try_resume(id, session, held, ttl))
+        let mut tries = Tries::new(&self.inner.evict);
+        let resumed = retried!(self, tries, self.try_resume(id, session, held, ttl));
+        self.tell_of_lost(&tries);
+        resumed
     }
 
     async fn renew_sessions(&self, sessions: &[(Uuid, i64)], ttl: Duration) -> Result<Renewed> {
@@ -85,17 +88,15 @@ impl Sessions for PgStore {
     }
 
     async fn spare_sessions(&self, coordinator: Uuid, quiet: Duration, grace: Duration) -> Result<u64> {
-        let done = sqlx::query(
+        let query = sqlx::query(
             "with t as (select clock_timestamp() + $3 * interval '1 microsecond' as least)
              update agent_sessions s set expires_at = t.least from t where s.expires_at < t.least and not exists (
                 select 1 from coordinators where id <> $1 and last_seen_at > clock_timestamp() - $2 * interval '1 microsecond')",
         )
         .bind(coordinator)
         .bind(micros(quiet))
-        .bind(micros(grace))
-        .execute(self.pool())
-        .await?;
-        Ok(done.rows_affected())
+        .bind(micros(grace));
+        in_time(async { Ok(query.execute(self.pool()).await?.rows_affected()) }).await
     }
 
     async fn detach_session(&self, id: Uuid, attachment: i64) -> Result<()> {

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::PgStore;
+use super::commit::in_time;
 use super::partitions::{EXECUTIONS, LOGS, floor_id};
 use crate::store::{CoordinatorRow, Result, Retention, Upkeep, UpkeepDone, text};
 
@@ -53,7 +54,7 @@ impl Upkeep for PgStore {
     }
 
     async fn beat(&self, coordinator: &CoordinatorRow) -> Result<DateTime<Utc>> {
-        let now = sqlx::query_scalar(
+        let query = sqlx::query_scalar(
             "insert into coordinators (id, version, address, started_at, last_seen_at, clock_offset_ms, sessions, build, leases,
                 draining)
              values ($1, $2, $3, $4, clock_timestamp(), $5, $6, $7, $8, $9)
@@ -70,10 +71,8 @@ impl Upkeep for PgStore {
         .bind(coordinator.sessions)
         .bind(text::plain(&coordinator.build))
         .bind(coordinator.leases)
-        .bind(coordinator.draining)
-        .fetch_one(self.pool())
-        .await?;
-        Ok(now)
+        .bind(coordinator.draining);
+        in_time(async { Ok(query.fetch_one(self.pool()).await?) }).await
     }
 
     async fn retire(&self, coordinator: Uuid) -> Result<()> {
