@@ -64,7 +64,11 @@ impl Worker {
     /// # Errors
     /// [`WorkerError::Journal`] where the journal cannot be read.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), WorkerError> {
-        let left = Left { session_id: self.journal.session().await?, results: self.journal.load().await? };
+        let left = Left {
+            session_id: self.journal.session().await?,
+            results: self.journal.load().await?,
+            logs: self.journal.tails().await?,
+        };
         if !left.results.is_empty() {
             tracing::info!(
                 results = left.results.len(),

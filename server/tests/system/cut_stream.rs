@@ -9,17 +9,23 @@ use crate::stopping::{dead, pid_in};
 use crate::wait::{SOON, until_true};
 use crate::world::{Server, World};
 
-on_each_engine!(a_short_cut_costs_nothing, a_long_cut_ends_the_work, what_ends_meanwhile_is_told_later);
+on_each_engine!(
+    a_short_cut_costs_nothing,
+    a_long_cut_ends_the_work,
+    what_ends_meanwhile_is_told_later,
+    what_ends_meanwhile_outlives_the_agent,
+);
 
 const SCRIPT: &str = r#"
     echo $$ > "$DIR/pid-$ORRERY_EPOCH"
     [ "$ORRERY_EPOCH" -gt 1 ] || until [ -e "$DIR/go" ]; do sleep 0.05; done
+    echo "last words"
 "#;
 
 struct Scene {
     server: Server,
     proxy: Proxy,
-    _agent: Process,
+    agent: Process,
     rest: Rest,
     run: String,
     child: i32,
@@ -36,7 +42,7 @@ async fn scene(world: &World, ttl_ms: &str) -> Scene {
     let run = rest.trigger(&rest.create_manual("far", "shell", config).await).await;
     let child = pid_in(&world.path("pid-1")).await;
     rest.running(&run).await;
-    Scene { server, proxy, _agent: agent, rest, run, child }
+    Scene { server, proxy, agent, rest, run, child }
 }
 
 async fn a_short_cut_costs_nothing(world: World) {
@@ -75,6 +81,31 @@ async fn what_ends_meanwhile_is_told_later(world: World) {
     scene.proxy.mend();
     let run = scene.rest.finished(&scene.run).await;
     assert_eq!((&run["status"], &run["epoch"]), (&json!("completed"), &json!(1)), "{run:#}");
+}
+
+/// It prints and ends while nobody can hear it, and its agent is killed before the way is mended.
+async fn what_ends_meanwhile_outlives_the_agent(world: World) {
+    // The agent must be back within the session's life.
+    let mut scene = scene(&world, "60000").await;
+    scene.proxy.cut();
+    disconnected(&scene.rest).await;
+    std::fs::write(world.path("go"), "").unwrap();
+    dead(&[scene.child]).await;
+    let journal = world.path("agent-far").join("results.jsonl");
+    until_true("its result is journalled", SOON, async || {
+        std::fs::read_to_string(&journal).is_ok_and(|lines| lines.contains(&scene.run))
+    })
+    .await;
+    scene.agent.kill();
+    scene.proxy.mend();
+    scene.agent = world.start_agent_to("far", &scene.proxy.url(), &[], &crate::token::token());
+    let run = scene.rest.finished(&scene.run).await;
+    assert_eq!((&run["status"], &run["epoch"]), (&json!("completed"), &json!(1)), "{run:#}");
+    until_true("its last words are told", SOON, async || {
+        let logs = scene.rest.get(&format!("/executions/{}/logs", scene.run)).await.ok();
+        logs["entries"].as_array().unwrap().iter().any(|entry| entry["text"] == "last words\n")
+    })
+    .await;
 }
 
 async fn disconnected(rest: &Rest) {

@@ -109,7 +109,8 @@ impl Attempt {
         let finished = conclude(&key, ending, stop.cause(), limit, begin.elapsed(), workshop.limits);
         match &finished {
             Some(finished) => {
-                let stored = workshop.journal.record(finished);
+                let tail = workshop.logs.seal(&key, Utc::now());
+                let stored = workshop.journal.record_with(finished, &tail);
                 let flushed = workshop.logs.close(&key, Utc::now(), FLUSH);
                 if let (Err(error), ()) = tokio::join!(stored, flushed) {
                     error!(%error, lease = %key, "the result cannot be journalled; it is lost if this process ends now");

@@ -7,7 +7,7 @@ mod replace;
 use std::io;
 
 use async_trait::async_trait;
-use orrery_proto::v1::Finished;
+use orrery_proto::v1::{Finished, LogChunk};
 
 pub use file::FileJournal;
 
@@ -20,6 +20,22 @@ pub trait Journal: Send + Sync + 'static {
     /// # Errors
     /// Where it cannot be stored. The worker says so in its log and sends the result all the same.
     async fn record(&self, finished: &Finished) -> io::Result<()>;
+
+    /// The same with the last output of the attempt that no coordinator has acknowledged. A journal that does not keep it stores the result.
+    ///
+    /// # Errors
+    /// As those of [`Journal::record`].
+    async fn record_with(&self, finished: &Finished, _tail: &[LogChunk]) -> io::Result<()> {
+        self.record(finished).await
+    }
+
+    /// The output that was stored with results which are still wanted, that of each attempt in order.
+    ///
+    /// # Errors
+    /// Where the journal cannot be read.
+    async fn tails(&self) -> io::Result<Vec<LogChunk>> {
+        Ok(Vec::new())
+    }
 
     /// The result of this execution and epoch is wanted no more. Never blocks; where the removal is lost, the result is told once more and
     /// refused.
@@ -59,6 +75,7 @@ pub trait Journal: Send + Sync + 'static {
 pub(super) struct Left {
     pub(super) session_id: Option<String>,
     pub(super) results: Vec<Finished>,
+    pub(super) logs: Vec<LogChunk>,
 }
 
 /// Keeps nothing: a worker holds its results in memory anyway, and with the process they are lost.

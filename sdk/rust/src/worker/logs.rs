@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use orrery_proto::v1::LogStream;
+use orrery_proto::v1::{LogChunk, LogStream};
 use tokio::sync::Notify;
 
 pub(super) use self::buffer::Batch;
@@ -18,6 +18,9 @@ use super::lease::LeaseKey;
 
 /// The largest chunk.
 const CHUNK: usize = 64 * 1024;
+
+/// How much of an attempt's output is journalled with its result, in bytes.
+const TAIL: usize = 16 * 1024;
 
 /// How much output is kept.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +66,23 @@ impl Logs {
         if (was_idle || inner.urgent) && !inner.ready.is_empty() {
             self.grown.notify_one();
         }
+    }
+
+    /// Ends the output of an attempt. Answers with the newest of it that is not stored, as far as it is kept for the next process.
+    pub(super) fn seal(&self, key: &LeaseKey, at: DateTime<Utc>) -> Vec<LogChunk> {
+        let mut inner = self.lock();
+        inner.close(key, at);
+        self.grown.notify_one();
+        inner.tail(key, TAIL)
+    }
+
+    /// Takes up what earlier processes did not ship.
+    pub(super) fn restore(&self, tails: Vec<LogChunk>) {
+        let mut inner = self.lock();
+        for chunk in tails {
+            inner.restore(chunk);
+        }
+        self.grown.notify_one();
     }
 
     /// Ends the output of an attempt, says how much was dropped, and waits until all of it is stored, but no longer than `patience`.

@@ -66,7 +66,8 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(mut parts: Parts) -> Self {
+        parts.workshop.logs.restore(std::mem::take(&mut parts.left.logs));
         let (destination, watched) = watch::channel(None);
         let (kept, to_keep) = watch::channel(parts.left.session_id.clone());
         let keeper = tokio::spawn(keep(parts.workshop.journal.clone(), to_keep));

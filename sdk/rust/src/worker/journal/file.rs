@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use orrery_proto::v1::Finished;
+use orrery_proto::v1::{Finished, LogChunk};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
@@ -105,7 +105,11 @@ impl FileJournal {
 #[async_trait]
 impl Journal for FileJournal {
     async fn record(&self, finished: &Finished) -> io::Result<()> {
-        let line = Line::Finished(Box::new(Record::from(finished)));
+        self.record_with(finished, &[]).await
+    }
+
+    async fn record_with(&self, finished: &Finished, tail: &[LogChunk]) -> io::Result<()> {
+        let line = Line::Finished(Box::new(Record::of(finished, tail)));
         let number = {
             let mut queue = self.shared.queue();
             queue.lines.push(((finished.execution_id.clone(), finished.epoch), line));
@@ -133,6 +137,15 @@ impl Journal for FileJournal {
     async fn load(&self) -> io::Result<Vec<Finished>> {
         let lines: Vec<String> = self.shared.disk().live.values().cloned().collect();
         Ok(lines.iter().filter_map(|line| parse(line)).filter_map(finished).collect())
+    }
+
+    async fn tails(&self) -> io::Result<Vec<LogChunk>> {
+        let lines: Vec<String> = self.shared.disk().live.values().cloned().collect();
+        let tail = |line| match line {
+            Line::Finished(record) => record.tail(),
+            Line::Forgotten { .. } => Vec::new(),
+        };
+        Ok(lines.iter().filter_map(|line| parse(line)).flat_map(tail).collect())
     }
 
     fn keeps_session(&self) -> bool {
@@ -285,6 +298,30 @@ mod tests {
             memory_peak_mb: Some(0.25),
             ..Finished::default()
         }
+    }
+
+    #[tokio::test]
+    async fn the_last_output_is_kept_with_its_result() {
+        let directory = tempfile::tempdir().expect("directory");
+        let open = || FileJournal::open(directory.path()).expect("open");
+        let at = chrono::DateTime::from_timestamp_micros(1_700_000_000_123_456).expect("an instant");
+        let chunk = |number, text: &str| LogChunk {
+            execution_id: "a".into(),
+            epoch: 1,
+            stream: 2,
+            at: Some(at.into()),
+            data: text.into(),
+            attempt: 3,
+            number,
+        };
+        let tail = [chunk(7, "two\nlines"), chunk(8, "bye")];
+        open().record_with(&result("a", 1), &tail).await.expect("record");
+        let journal = open();
+        assert_eq!(journal.load().await.expect("load"), [result("a", 1)]);
+        assert_eq!(journal.tails().await.expect("tails"), tail);
+        journal.forget("a", 1);
+        journal.record(&result("b", 1)).await.expect("record");
+        assert!(journal.tails().await.expect("tails").is_empty());
     }
 
     #[tokio::test]

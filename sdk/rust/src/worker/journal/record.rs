@@ -1,5 +1,6 @@
+use chrono::DateTime;
 use orrery_proto::Json;
-use orrery_proto::v1::{ErrorType, ExecutionStatus, Finished};
+use orrery_proto::v1::{ErrorType, ExecutionStatus, Finished, LogChunk};
 use serde::{Deserialize, Serialize};
 
 /// One line of a journal.
@@ -33,11 +34,53 @@ pub(super) struct Record {
     cpu_time_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     interrupted: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tail: Vec<Piece>,
+}
+
+/// Output as it is kept: as text, which is how a coordinator stores it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Piece {
+    stream: i32,
+    /// Microseconds since 1970.
+    at: i64,
+    attempt: i32,
+    number: u32,
+    text: String,
+}
+
+impl Record {
+    /// A result with the last output of its attempt.
+    pub(super) fn of(finished: &Finished, tail: &[LogChunk]) -> Self {
+        let piece = |chunk: &LogChunk| Piece {
+            stream: chunk.stream,
+            at: chunk.at.as_ref().and_then(|at| at.instant()).map_or(0, |at| at.timestamp_micros()),
+            attempt: chunk.attempt,
+            number: chunk.number,
+            text: String::from_utf8_lossy(&chunk.data).into_owned(),
+        };
+        Self { tail: tail.iter().map(piece).collect(), ..Self::from(finished) }
+    }
+
+    /// That output.
+    pub(super) fn tail(&self) -> Vec<LogChunk> {
+        let chunk = |piece: &Piece| LogChunk {
+            execution_id: self.execution_id.clone(),
+            epoch: self.epoch,
+            stream: piece.stream,
+            at: DateTime::from_timestamp_micros(piece.at).map(Into::into),
+            data: piece.text.clone().into_bytes(),
+            attempt: piece.attempt,
+            number: piece.number,
+        };
+        self.tail.iter().map(chunk).collect()
+    }
 }
 
 impl From<&Finished> for Record {
     fn from(finished: &Finished) -> Self {
         Self {
+            tail: Vec::new(),
             execution_id: finished.execution_id.clone(),
             epoch: finished.epoch,
             status: finished.status(),

@@ -36,7 +36,7 @@ pub(super) struct TaskLog {
     tails: BTreeMap<LogStream, Vec<u8>>,
     pending: VecDeque<Piece>,
     /// Chunks taken in batches that are not acknowledged.
-    flying: usize,
+    flying: Vec<LogChunk>,
     /// Chunks taken so far; their numbers let the coordinator store one that is sent twice once.
     taken: u32,
     closed: bool,
@@ -60,7 +60,38 @@ pub(in crate::worker) struct Batch {
     generation: u64,
 }
 
+impl Piece {
+    fn chunk(self, key: &LeaseKey, attempt: i32, number: u32) -> LogChunk {
+        LogChunk {
+            execution_id: key.execution_id.to_string(),
+            epoch: key.epoch,
+            stream: self.stream.into(),
+            at: Some(self.at.into()),
+            data: self.data,
+            attempt,
+            number,
+        }
+    }
+}
+
 impl TaskLog {
+    /// What is not acknowledged, as it is or will be sent, the newest of it that fits into `limit` bytes.
+    fn tail(&self, key: &LeaseKey, limit: usize) -> Vec<LogChunk> {
+        let waiting = self.pending.iter().zip(self.taken + 1..).map(|(piece, number)| {
+            let dropped = || format!("{} bytes of output were dropped\n", self.dropped).into_bytes();
+            let data = if piece.note { dropped() } else { piece.data.clone() };
+            Piece { stream: piece.stream, at: piece.at, data, note: false }.chunk(key, self.attempt, number)
+        });
+        let mut all: Vec<LogChunk> = self.flying.iter().cloned().chain(waiting).collect();
+        let mut size = 0;
+        let fits = |chunk: &&LogChunk| {
+            size += chunk.data.len() + OVERHEAD;
+            size <= limit
+        };
+        let kept = all.iter().rev().take_while(fits).count();
+        all.split_off(all.len() - kept)
+    }
+
     /// Adds the note of what was dropped at the end, if that is more than an earlier one says.
     fn note(&mut self, at: DateTime<Utc>) -> bool {
         let wanted = self.dropped > self.noted;
@@ -84,7 +115,7 @@ impl Inner {
             noted: 0,
             tails: BTreeMap::new(),
             pending: VecDeque::new(),
-            flying: 0,
+            flying: Vec::new(),
             taken: 0,
             closed: false,
         };
@@ -132,6 +163,9 @@ impl Inner {
     /// Whether nothing is left to ship.
     pub(super) fn close(&mut self, key: &LeaseKey, at: DateTime<Utc>) -> bool {
         let Some(log) = self.tasks.get_mut(key) else { return true };
+        if log.closed {
+            return false;
+        }
         // What was cut short for good.
         for (stream, tail) in std::mem::take(&mut log.tails) {
             self.add(key, stream, &tail, at);
@@ -146,13 +180,35 @@ impl Inner {
                 self.ready.push_back(key.clone());
             }
         }
-        let empty = log.pending.is_empty() && log.flying == 0;
+        let empty = log.pending.is_empty() && log.flying.is_empty();
         if empty {
             self.tasks.remove(key);
         } else {
             self.urgent = true;
         }
         empty
+    }
+
+    /// See [`TaskLog::tail`].
+    pub(super) fn tail(&self, key: &LeaseKey, limit: usize) -> Vec<LogChunk> {
+        self.tasks.get(key).map(|log| log.tail(key, limit)).unwrap_or_default()
+    }
+
+    /// Takes up what an earlier process did not ship: of one attempt, in order.
+    pub(super) fn restore(&mut self, chunk: LogChunk) {
+        let key = LeaseKey::new(&chunk.execution_id, chunk.epoch);
+        if !self.tasks.contains_key(&key) {
+            self.open(&key, chunk.attempt);
+            self.ready.push_back(key.clone());
+        }
+        let Some(log) = self.tasks.get_mut(&key) else { return };
+        if log.pending.is_empty() {
+            log.taken = chunk.number.saturating_sub(1);
+            log.closed = true;
+        }
+        self.used += chunk.data.len() + OVERHEAD;
+        let at = chunk.at.as_ref().and_then(|at| at.instant()).unwrap_or_default();
+        log.pending.push_back(Piece { stream: chunk.stream(), at, data: chunk.data, note: false });
     }
 
     pub(super) fn discard(&mut self, key: &LeaseKey) {
@@ -169,7 +225,7 @@ impl Inner {
         self.tasks.retain(|_, log| {
             log.pending.clear();
             log.tails.clear();
-            log.flying = 0;
+            log.flying.clear();
             !log.closed
         });
     }
@@ -192,18 +248,11 @@ impl Inner {
                 log.noted = log.dropped;
                 self.used += piece.data.len();
             }
-            log.flying += 1;
             log.taken += 1;
             size += piece.data.len();
-            batch.chunks.push(LogChunk {
-                execution_id: key.execution_id.to_string(),
-                epoch: key.epoch,
-                stream: piece.stream.into(),
-                at: Some(piece.at.into()),
-                data: piece.data,
-                attempt: log.attempt,
-                number: log.taken,
-            });
+            let chunk = piece.chunk(&key, log.attempt, log.taken);
+            log.flying.push(chunk.clone());
+            batch.chunks.push(chunk);
         }
         if self.ready.is_empty() {
             self.urgent = false;
@@ -220,11 +269,11 @@ impl Inner {
             self.used = self.used.saturating_sub(chunk.data.len() + OVERHEAD);
             let key = LeaseKey::new(&chunk.execution_id, chunk.epoch);
             let Some(log) = self.tasks.get_mut(&key) else { continue };
-            log.flying = log.flying.saturating_sub(1);
+            log.flying.retain(|flying| flying.number != chunk.number);
             if !stored {
                 log.dropped += output;
             }
-            if !log.closed || log.flying > 0 || !log.pending.is_empty() {
+            if !log.closed || !log.flying.is_empty() || !log.pending.is_empty() {
                 continue;
             }
             if log.note(at) {

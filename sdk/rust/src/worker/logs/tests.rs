@@ -194,3 +194,40 @@ async fn what_is_refused_after_the_end_is_told_too() {
     let note = logs.take().expect("a note");
     assert_eq!(texts(&note), [(LogStream::System, "2 bytes of output were dropped\n".to_owned())]);
 }
+
+#[tokio::test]
+async fn the_newest_that_is_not_stored_is_kept_for_the_next_process() {
+    let (logs, key) = logs(1 << 20, 1 << 20);
+    let at = Utc::now();
+    logs.push(&key, LogStream::Stdout, b"stored", at);
+    let stored = logs.take().expect("output");
+    logs.settle(&stored);
+    logs.push(&key, LogStream::Stdout, b"under way", at);
+    let flying = logs.take().expect("output");
+    logs.push(&key, LogStream::Stderr, b"waiting", at);
+    let tail = logs.seal(&key, at);
+    let shown: Vec<_> = tail.iter().map(|c| (c.number, String::from_utf8_lossy(&c.data).into_owned())).collect();
+    assert_eq!(shown, [(2, "under way".into()), (3, "waiting".into())]);
+    assert_eq!(logs.take().expect("output").chunks, tail[1..], "as it is sent");
+    logs.settle(&flying);
+
+    let next = Logs::new(Budget { attempt: 1 << 20, buffer: 1 << 20 });
+    next.restore(tail.clone());
+    let batch = next.take().expect("output");
+    assert_eq!(batch.chunks, tail, "under the same numbers, so that it is stored once");
+    next.settle(&batch);
+    assert!(next.lock().tasks.is_empty() && next.lock().used == 0);
+}
+
+#[tokio::test]
+async fn what_is_kept_for_the_next_process_is_bounded() {
+    let (logs, key) = logs(1 << 30, 1 << 30);
+    for number in 0..100 {
+        // Streams in turns, so that pieces are not joined.
+        let stream = if number % 2 == 0 { LogStream::Stdout } else { LogStream::Stderr };
+        logs.push(&key, stream, &[b'x'; 1000], Utc::now());
+    }
+    let tail = logs.seal(&key, Utc::now());
+    assert!(tail.len() > 10 && tail.len() <= TAIL / 1000, "{}", tail.len());
+    assert_eq!(tail.last().map(|chunk| chunk.number), Some(100));
+}

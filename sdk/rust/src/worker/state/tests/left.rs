@@ -13,7 +13,7 @@ fn result(execution_id: &str) -> Finished {
 
 fn after(session_id: Option<&str>, results: &[&str]) -> Bench {
     let results = results.iter().map(|id| result(id)).collect();
-    let left = Left { session_id: session_id.map(str::to_owned), results };
+    let left = Left { session_id: session_id.map(str::to_owned), results, logs: Vec::new() };
     Bench { state: State::new(TERMS, left), now: Instant::now() }
 }
 
