@@ -75,7 +75,7 @@ fn every_documented_name_is_shown_once() {
         assert_eq!(text.matches(&format!("# TYPE {name} histogram\n")).count(), 1, "{name}");
     }
     let families = text.matches("# TYPE ").count();
-    assert_eq!(families, 23);
+    assert_eq!(families, 24);
 }
 
 #[test]
