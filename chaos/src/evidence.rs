@@ -28,6 +28,9 @@ pub struct Lease {
     pub end: i64,
 }
 
+/// Executions by job, with from when to when each was active.
+pub type Active = HashMap<Uuid, Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)>>;
+
 /// Everything that is known of one scenario once it is quiet again.
 #[derive(Clone, Debug)]
 pub struct Evidence {
@@ -42,6 +45,8 @@ pub struct Evidence {
     pub leases: Vec<Lease>,
     /// Processes that were left over at the end.
     pub left_over: Vec<(i32, Uuid, i64)>,
+    /// Connections of coordinators that hold a transaction open and do nothing with it.
+    pub open_transactions: i64,
     /// Resident memory at the end, in MiB.
     pub resident: Vec<(String, u64)>,
     /// How long the database was away altogether.
@@ -72,6 +77,7 @@ impl Evidence {
             answers: Answers::default(),
             sightings: Vec::new(),
             left_over: crate::watch::processes(world.id),
+            open_transactions: open_transactions(world).await?,
             resident: coordinators.chain(agents).collect(),
             outages: Duration::ZERO,
         })
@@ -88,7 +94,7 @@ impl Evidence {
     }
 
     /// From when to when each execution counted as active for its job's limit: from its release to its end.
-    pub fn active(&self) -> HashMap<Uuid, Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)>> {
+    pub fn active(&self) -> Active {
         let mut spans: BTreeMap<Uuid, (Uuid, DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
         for change in self.changes.iter().filter(|c| c.source == "live") {
             let (Some(execution), Some(job)) = (change.execution, change.job) else { continue };
@@ -102,7 +108,7 @@ impl Evidence {
                 span.2 = change.at;
             }
         }
-        let mut by_job: HashMap<Uuid, Vec<_>> = HashMap::new();
+        let mut by_job = Active::new();
         for (execution, (job, from, to)) in spans {
             by_job.entry(job).or_default().push((execution, from, to));
         }
@@ -113,6 +119,12 @@ impl Evidence {
     pub fn ttl(&self) -> TimeDelta {
         TimeDelta::from_std(self.ttl).unwrap_or_default()
     }
+}
+
+async fn open_transactions(world: &World) -> Result<i64> {
+    let query = "select count(*) from pg_stat_activity
+        where application_name <> 'chaos' and state like 'idle in transaction%' and state_change < clock_timestamp() - interval '2 seconds'";
+    Ok(sqlx::query_scalar(query).fetch_one(&world.pool).await?)
 }
 
 /// The leases that these changes begin and end.

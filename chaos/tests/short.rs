@@ -1,5 +1,5 @@
 //! A short cut of the harness, with fixed seeds: some faults, for some seconds each. `make chaos` does all of it.
-#![allow(clippy::large_futures)]
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,11 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{Findings, Invariant};
 use crate::error::Result;
-use crate::evidence::Evidence;
+use crate::evidence::{Active, Evidence};
 use crate::journal::Omitted;
 use crate::oracle;
 use crate::workload::{JobPlan, When};
@@ -15,8 +15,6 @@ const LEEWAY: TimeDelta = TimeDelta::seconds(2);
 
 /// The product's own grace for fires that come late.
 const GRACE: TimeDelta = TimeDelta::seconds(60);
-
-type Active = HashMap<Uuid, Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)>>;
 
 /// The fires are the oracle's.
 pub(super) fn check(evidence: &Evidence, findings: &mut Findings) -> Result<()> {

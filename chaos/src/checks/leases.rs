@@ -27,6 +27,10 @@ pub(super) fn check(evidence: &Evidence, findings: &mut Findings) {
     }
     limits(evidence, findings);
     waiting(evidence, findings);
+    findings.check(Invariant::I9, evidence.open_transactions == 0, || {
+        let count = evidence.open_transactions;
+        format!("{count} connections stand in a transaction that nobody uses: what is written over them next is not committed")
+    });
     for (name, mib) in &evidence.resident {
         findings.check(Invariant::I9, *mib < MOST_MIB, || format!("{name} holds {mib} MiB"));
     }

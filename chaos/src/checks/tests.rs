@@ -160,6 +160,7 @@ fn good() -> Evidence {
         answers: Answers::default(),
         sightings: vec![seen],
         left_over: Vec::new(),
+        open_transactions: 0,
         resident: vec![("coordinator-0".into(), 50)],
         outages: Duration::ZERO,
     }
@@ -233,6 +234,7 @@ fn leases_that_last_too_long_or_are_too_many_are_seen() {
     assert!(violated(later).contains(&I5));
     let beside = |e: &mut Evidence| e.ledger[1].monotonic_ms = 4000;
     assert_eq!(violated(beside), [I5]);
+    assert_eq!(violated(|e| e.open_transactions = 1), [I9]);
     assert_eq!(violated(|e| e.resident[0].1 = 4000), [I9]);
 }
 
