@@ -83,13 +83,13 @@ impl Evidence {
         })
     }
 
-    /// How late fires became pending, in milliseconds; of jobs that pass.
+    /// How late fires became pending for all to see, in milliseconds; of jobs that pass.
     pub fn lags(&self, of: impl Fn(Uuid) -> bool) -> Vec<i64> {
         let released = self.changes.iter().filter(|c| c.source == "live" && c.new_state == Some(PENDING));
         released
             .filter(|c| c.old_state == Some(0) && c.attempt == Some(0) && c.trigger_type == Some(journal::BY_SCHEDULE))
             .filter(|c| c.job.is_some_and(&of))
-            .filter_map(|c| Some((c.at - c.scheduled_at?).num_milliseconds()))
+            .filter_map(|c| Some((c.committed - c.scheduled_at?).num_milliseconds()))
             .collect()
     }
 
@@ -105,7 +105,7 @@ impl Evidence {
             if change.op == "delete"
                 && let Some(span) = spans.get_mut(&execution)
             {
-                span.2 = change.at;
+                span.2 = change.committed;
             }
         }
         let mut by_job = Active::new();

@@ -11,8 +11,12 @@ use crate::error::Result;
 pub struct Change {
     /// Rises in the order in which changes of one row were made.
     pub id: i64,
+    /// When the row was changed.
     pub at: DateTime<Utc>,
+    /// When its transaction began.
     pub began: DateTime<Utc>,
+    /// When others could see it.
+    pub committed: DateTime<Utc>,
     pub source: String,
     pub op: String,
     pub execution: Option<Uuid>,
@@ -88,7 +92,11 @@ pub async fn install(pool: &PgPool) -> Result<()> {
 /// # Errors
 /// Where the database cannot be asked.
 pub async fn changes(pool: &PgPool) -> Result<Vec<Change>> {
-    Ok(sqlx::query_as("select * from chaos.changes order by id").fetch_all(pool).await?)
+    Ok(sqlx::query_as(
+        "select *, coalesce(pg_xact_commit_timestamp(xmin), at) as committed from chaos.changes order by id",
+    )
+    .fetch_all(pool)
+    .await?)
 }
 
 /// Everything that is over.

@@ -136,8 +136,8 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     if rows.iter().all(|row| row.violations.is_empty()) {
         return Ok(ExitCode::SUCCESS);
     }
-    println!("again with: SEED={seed} (what is random is the same; timing is the machine's)");
-    println!("kept: {}", directory.keep().display());
+    eprintln!("again with: SEED={seed} (what is random is the same; timing is the machine's)");
+    eprintln!("kept: {}", directory.keep().display());
     Ok(ExitCode::FAILURE)
 }
 

@@ -55,7 +55,13 @@ impl Postgres {
     pub async fn start(&mut self) -> Result<()> {
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).arg("-k").arg(&self.directory);
-        for setting in ["listen_addresses=", "max_connections=200", "restart_after_crash=off", self.durability()] {
+        for setting in [
+            "listen_addresses=",
+            "max_connections=200",
+            "restart_after_crash=off",
+            "track_commit_timestamp=on",
+            self.durability(),
+        ] {
             command.args(["-c", setting]);
         }
         self.running = Some(Process::start("postgres", &self.logs, command)?);

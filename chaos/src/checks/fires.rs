@@ -6,12 +6,12 @@ use uuid::Uuid;
 use super::{Findings, Invariant};
 use crate::error::Result;
 use crate::evidence::{Active, Evidence};
-use crate::journal::Omitted;
+use crate::journal::{Omitted, PENDING};
 use crate::oracle;
 use crate::workload::{JobPlan, When};
 
-/// Between the clock that an omission was judged by and the one of the row's change.
-const LEEWAY: TimeDelta = TimeDelta::seconds(2);
+/// Between the clocks of two statements of one transaction.
+const LEEWAY: TimeDelta = TimeDelta::milliseconds(500);
 
 /// The product's own grace for fires that come late.
 const GRACE: TimeDelta = TimeDelta::seconds(60);
@@ -68,10 +68,11 @@ fn is_reason(omission: &Omitted, plan: &JobPlan, job: Uuid, active: &Active) -> 
 
 /// Nothing begins before its instant.
 fn early(evidence: &Evidence, findings: &mut Findings) {
-    let lags = evidence.lags(|_| true);
-    let earliest = lags.iter().min().copied().unwrap_or_default();
-    findings.checks += lags.len() as u64;
-    findings.check(Invariant::I1, earliest >= 0, || format!("a fire was released {} ms early", -earliest));
+    let released = evidence.changes.iter().filter(|change| change.new_state.is_some_and(|state| state >= PENDING));
+    for change in released.filter(|change| change.source == "live") {
+        let is_due = change.scheduled_at.is_none_or(|due| due <= change.at);
+        findings.check(Invariant::I1, is_due, || format!("it was released early: {change:?}"));
+    }
     for entry in evidence.ledger.iter().filter(|entry| entry.begins) {
         let Ok(due) = entry.scheduled_at.parse::<DateTime<Utc>>() else { continue };
         findings.check(Invariant::I1, entry.wall_ms >= due.timestamp_millis(), || format!("it began early: {entry:?}"));

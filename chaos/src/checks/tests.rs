@@ -30,6 +30,7 @@ fn change(id: i64, millis: i64, source: &str, op: &str, second: i64) -> Change {
         id,
         at: at(millis),
         began: at(millis),
+        committed: at(millis),
         source: source.into(),
         op: op.into(),
         execution: Some(execution(second)),
@@ -55,7 +56,7 @@ fn change(id: i64, millis: i64, source: &str, op: &str, second: i64) -> Change {
     }
 }
 
-/// One fire, from its plan to its end, half a second after its instant.
+/// One fire, from its plan to its end, 1.2 seconds after its instant.
 fn life(second: i64) -> Vec<Change> {
     let (id, due) = (second * 10, second * 1000);
     let planned = Change { new_state: Some(0), new_epoch: Some(0), ..change(id, due - 4000, "live", "insert", second) };
@@ -90,12 +91,13 @@ fn life(second: i64) -> Vec<Change> {
         new_session: Some(SESSION),
         status: Some("completed".into()),
         session_expires: Some(at(due + 9000)),
-        ..change(id + 4, due + 500, "history", "insert", second)
+        ..change(id + 4, due + 1200, "history", "insert", second)
     };
     let gone = Change {
         op: "delete".into(),
         id: id + 5,
-        at: at(due + 500),
+        at: at(due + 1200),
+        committed: at(due + 1200),
         old_state: Some(LEASED),
         old_epoch: Some(1),
         ..held
@@ -110,7 +112,7 @@ fn past(second: i64) -> Past {
         trigger_type: "scheduled".into(),
         status: "completed".into(),
         scheduled_at: at(second * 1000),
-        completed_at: at(second * 1000 + 500),
+        completed_at: at(second * 1000 + 1200),
         epoch: 1,
         attempt: 1,
         losses: 0,

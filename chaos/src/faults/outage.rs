@@ -55,7 +55,7 @@ impl Fault for Outage {
             .iter()
             .filter(|c| c.source == "live" && c.new_state == Some(PENDING) && c.trigger_type == Some(BY_SCHEDULE))
             .filter(|c| c.job.is_some_and(|job| !own.contains_key(&job)))
-            .map(|c| c.at)
+            .map(|c| c.committed)
             .collect();
         let (Some(first), Some(last)) = (caught.iter().min(), caught.iter().max()) else {
             return Figure { text: "nothing was caught up with".into(), met: false };
@@ -69,7 +69,7 @@ impl Fault for Outage {
             .filter(|c| c.source == "live" && c.old_state == Some(0) && c.new_state == Some(PENDING))
             .filter(|c| c.attempt == Some(0) && c.job.is_some_and(|job| own.contains_key(&job)))
             .filter(|c| c.scheduled_at.is_some_and(|at| at > *back && at < *last))
-            .filter_map(|c| Some((c.at - c.scheduled_at?).num_milliseconds()))
+            .filter_map(|c| Some((c.committed - c.scheduled_at?).num_milliseconds()))
             .collect();
         let late = percentile(&on_time, 99.0);
         let once = evidence.past.iter().filter(|p| !own.contains_key(&p.job_id)).count();

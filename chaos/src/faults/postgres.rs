@@ -46,7 +46,7 @@ impl Fault for Kill {
         let is_fire = |c: &&crate::journal::Change| {
             c.source == "live" && c.new_state == Some(PENDING) && c.trigger_type == Some(BY_SCHEDULE)
         };
-        let fires: Vec<_> = evidence.changes.iter().filter(is_fire).map(|c| c.at).collect();
+        let fires: Vec<_> = evidence.changes.iter().filter(is_fire).map(|c| c.committed).collect();
         let end = evidence.workload.span.end - chrono::TimeDelta::seconds(2);
         let back = notes.marks.iter().filter(|(at, _)| *at < end);
         let delays: Vec<i64> = back
