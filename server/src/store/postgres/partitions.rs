@@ -54,10 +54,7 @@ impl PgStore {
         // Coordinators that start together make it once.
         let alone = "select set_config('lock_timeout', '14s', true), set_config('statement_timeout', '60s', true),
             pg_advisory_xact_lock($1), set_config('lock_timeout', '5s', true)";
-        sqlx::query(alone)
-            .bind(self.inner.scope.wrapping_add(1))
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(alone).bind(self.inner.scope.wrapping_add(1)).execute(&mut *tx).await?;
         let exists: bool =
             sqlx::query_scalar("select to_regclass($1) is not null").bind(&name).fetch_one(&mut *tx).await?;
         if exists {
