@@ -44,11 +44,6 @@ async fn attached(rest: &Rest, to: Option<&str>) -> BTreeSet<String> {
     workers.iter().filter(|worker| worker["state"] == "connected").filter(here).map(id).collect()
 }
 
-/// The coordinator of some agent.
-async fn id_of_coordinator(rest: &Rest) -> String {
-    rest.workers().await[0]["coordinatorId"].as_str().unwrap().to_owned()
-}
-
 #[tokio::test]
 async fn two_hundred_agents_move_at_once() {
     let world = World::alone(Engine::Postgres).await;
@@ -67,10 +62,14 @@ async fn two_hundred_agents_move_at_once() {
     let rest = second.rest();
     until_true("all are attached", Duration::from_secs(60), async || attached(&rest, None).await.len() == AGENTS).await;
     let sessions = attached(&rest, None).await;
-    let theirs = id_of_coordinator(&rest).await;
-    let coordinators: Vec<String> = list(&rest.get("/status").await.ok(), "coordinators").iter().map(id).collect();
-    let survivor = coordinators.into_iter().find(|id| *id != theirs).expect("there are two");
-    assert_eq!(attached(&rest, Some(&theirs)).await, sessions, "some are at the second already");
+    // On a busy machine some may have found the second only; most are to be cut off.
+    let mut busiest = Vec::new();
+    for coordinator in list(&rest.get("/status").await.ok(), "coordinators") {
+        busiest.push((attached(&rest, Some(&id(&coordinator))).await.len(), id(&coordinator)));
+    }
+    busiest.sort();
+    let [(_, survivor), (most, _)] = busiest.try_into().expect("two coordinators");
+    assert!(most > AGENTS / 2, "only {most} are at the first");
     let job = rest.create_manual("done", "command", json!({"command": "true"})).await;
 
     first.process.kill();
