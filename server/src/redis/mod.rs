@@ -31,6 +31,8 @@ pub const PATIENCE: Duration = Duration::from_millis(150);
 const CONNECTING: Duration = Duration::from_secs(1);
 /// How often the loop looks after Redis.
 pub(crate) const PULSE: Duration = Duration::from_millis(500);
+/// What looking after Redis is counted as.
+const PING: &str = "ping";
 /// Calls that may be on their way to the connection before further ones wait.
 const IN_FLIGHT: usize = 1024;
 
@@ -151,13 +153,13 @@ impl Redis {
         tracing::debug!(operation, ?failure, "Redis did not do what it was asked");
         let mut link = self.link();
         let opened = match failure {
-            // It is there and answers, so nobody has to wait for it.
-            Failure::Refused(_) => {
+            // It is there and answers, so nobody has to wait for it. One that refuses even a PING is of no use.
+            Failure::Refused(_) if operation != PING => {
                 link.breaker.succeeded();
                 return;
             }
             Failure::Late => link.breaker.failed(Instant::now()),
-            Failure::Lost(_) => link.breaker.lost(Instant::now()),
+            Failure::Lost(_) | Failure::Refused(_) => link.breaker.lost(Instant::now()),
         };
         if opened {
             link.connection = None;
@@ -194,7 +196,7 @@ impl Redis {
         match connection {
             Some(mut connection) => {
                 let ping = redis::cmd("PING");
-                let _ = self.bounded("ping", async { ping.query_async::<String>(&mut connection).await }).await;
+                let _ = self.bounded(PING, async { ping.query_async::<String>(&mut connection).await }).await;
             }
             None => self.connect().await,
         }

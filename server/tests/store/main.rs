@@ -28,6 +28,7 @@ mod postgres_only;
 mod races;
 mod reads;
 mod reap;
+mod redis_hints;
 mod release;
 mod sessions;
 mod sharing;

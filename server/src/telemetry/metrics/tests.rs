@@ -20,6 +20,11 @@ fn eventful() -> Metrics {
     metrics.dispatched(7);
     metrics.lock_acquired();
     metrics.lock_timed_out();
+    metrics.cache_hit("stats");
+    metrics.cache_missed("stats");
+    metrics.rate_limited();
+    metrics.redis_failed("lock");
+    metrics.redis_breaker(BreakerState::Open);
     metrics.set_gauges(&Gauges {
         jobs: 5,
         active_jobs: 4,
@@ -57,6 +62,11 @@ fn every_documented_name_is_shown_once() {
         names::FAILED_JOBS,
         names::LOCK_ACQUISITIONS,
         names::LOCK_TIMEOUTS,
+        names::CACHE_HITS,
+        names::CACHE_MISSES,
+        names::RATE_LIMITED,
+        names::REDIS_FAILURES,
+        names::REDIS_BREAKER,
         names::JOBS,
         names::TOTAL_JOBS,
         names::ACTIVE_JOBS,
@@ -75,7 +85,7 @@ fn every_documented_name_is_shown_once() {
         assert_eq!(text.matches(&format!("# TYPE {name} histogram\n")).count(), 1, "{name}");
     }
     let families = text.matches("# TYPE ").count();
-    assert_eq!(families, 24);
+    assert_eq!(families, 29);
 }
 
 #[test]
