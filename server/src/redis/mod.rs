@@ -59,6 +59,8 @@ pub struct Redis {
 
 struct Inner {
     client: Client,
+    /// How long a call may take.
+    patience: Duration,
     link: Mutex<Link>,
     /// Wakes the loop when the connection is lost.
     lost: Notify,
@@ -78,6 +80,14 @@ impl Redis {
     /// # Errors
     /// Where it is no address of a Redis.
     pub fn new(url: &str, metrics: Metrics) -> Result<Self, AddressError> {
+        Self::with_patience(url, PATIENCE, metrics)
+    }
+
+    /// The same, with another time for a call than [`PATIENCE`].
+    ///
+    /// # Errors
+    /// As [`Redis::new`].
+    pub fn with_patience(url: &str, patience: Duration, metrics: Metrics) -> Result<Self, AddressError> {
         let schemes = ["redis://", "rediss://", "unix://", "redis+unix://"];
         if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
             return Err(AddressError { reason: "is no address of a Redis" });
@@ -86,7 +96,14 @@ impl Redis {
         let client = Client::open(info).map_err(|_| AddressError { reason: "cannot be used" })?;
         let link = Link { breaker: Breaker::default(), connection: None };
         metrics.redis_breaker(link.breaker.state());
-        let inner = Inner { client, link: Mutex::new(link), lost: Notify::new(), findings: AtomicU64::new(0), metrics };
+        let inner = Inner {
+            client,
+            patience,
+            link: Mutex::new(link),
+            lost: Notify::new(),
+            findings: AtomicU64::new(0),
+            metrics,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -135,7 +152,7 @@ impl Redis {
         operation: &'static str,
         call: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, Unavailable> {
-        let answer = tokio::time::timeout(PATIENCE, call).await;
+        let answer = tokio::time::timeout(self.inner.patience, call).await;
         let failure = match answer {
             Ok(Ok(value)) => {
                 self.link().breaker.succeeded();

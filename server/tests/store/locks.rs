@@ -29,7 +29,7 @@ struct Place {
 impl Place {
     async fn new(store: DynStore, url: Option<&str>) -> Self {
         let keeping = CancellationToken::new();
-        let redis = url.map(|url| Redis::new(url, Metrics::default()).unwrap());
+        let redis = url.map(|url| Redis::with_patience(url, LONG, Metrics::default()).unwrap());
         if let Some(redis) = &redis {
             redis.look().await;
             assert!(redis.is_up(), "the Redis of ORRERY_TEST_REDIS_URL does not answer");
@@ -100,8 +100,7 @@ everywhere! {
     dropping_gives_it_back
 }
 
-/// Fifty coordinators want the same lock. Where Redis is slow to answer on a busy machine, a lock may stand in the database meanwhile: on
-/// each side there is one holder.
+/// Fifty coordinators want the same lock.
 async fn one_holder_at_a_time(place: Place) {
     let key = key();
     let holders: Arc<[AtomicI64; 2]> = Arc::default();
