@@ -1,7 +1,7 @@
 # What a person does here, a target each. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test chaos mutants check clean
+.PHONY: help dev test chaos mutants races check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ chaos: ## Break a whole Orrery in every way, for MINUTES=8; ONLY=fault,... for s
 
 mutants: ## Plant bugs and see that `make chaos` catches each; ONLY=name,... for some
 	@ONLY='$(ONLY)' scripts/mutants.sh
+
+races: ## Race cancel, completion, expiry and time-out 100,000 times on each engine, and try 500 series of calls on the model
+	ORRERY_RACES=100000 ORRERY_CASES=500 scripts/with-servers.sh cargo test -p orrery-server --test store -- races model --nocapture
 
 check: ## Formatting, lints, licences and advisories
 	@scripts/check.sh
