@@ -75,6 +75,8 @@ pub struct Notes {
     pub marks: Vec<(DateTime<Utc>, String)>,
     /// Measured on the way, in milliseconds.
     pub millis: Vec<i64>,
+    /// What was seen to be wrong on the way.
+    pub wrong: Vec<String>,
     /// Something else to tell.
     pub remark: String,
 }

@@ -133,7 +133,7 @@ async fn run(args: RunArgs) -> Result<ExitCode> {
     } else {
         println!("\n{}", table(&rows));
     }
-    if rows.iter().all(|row| row.violations.is_empty()) {
+    if rows.iter().all(Row::is_good) {
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("again with: SEED={seed} (what is random is the same; timing is the machine's)");
@@ -167,6 +167,9 @@ fn open_to_all(directory: &Path) -> Result<()> {
 
 fn report(row: &Row) {
     eprintln!("{}", table(std::slice::from_ref(row)).lines().nth(1).unwrap_or_default());
+    if let Some(broken) = &row.broken {
+        eprintln!("  the harness could not go on: {broken}");
+    }
     for violation in row.violations.iter().take(10) {
         eprintln!("  {:?}: {}", violation.invariant, violation.text);
     }

@@ -52,8 +52,15 @@ struct Outcome {
     name: String,
     caught: BTreeSet<String>,
     by: String,
-    note: String,
+    expected: BTreeSet<String>,
     seconds: u64,
+}
+
+impl Outcome {
+    /// Whether it was caught by what was to catch it.
+    fn is_caught(&self) -> bool {
+        !self.caught.is_disjoint(&self.expected)
+    }
 }
 
 /// All bugs that there are.
@@ -120,13 +127,14 @@ pub async fn run(root: &Path, directory: &Path, only: &[String], chaos: &Path) -
     let head = ["bug", "caught by", "in", "expected", "s"].map(str::to_owned).to_vec();
     let rows = outcomes.iter().map(line);
     println!("\n{}", aligned(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
-    Ok(outcomes.iter().all(|outcome| !outcome.caught.is_empty()))
+    Ok(outcomes.iter().all(Outcome::is_caught))
 }
 
 fn line(outcome: &Outcome) -> Vec<String> {
-    let caught: Vec<&str> = outcome.caught.iter().map(String::as_str).collect();
-    let caught = if caught.is_empty() { "MISSED".to_owned() } else { caught.join(", ") };
-    vec![outcome.name.clone(), caught, outcome.by.clone(), outcome.note.clone(), outcome.seconds.to_string()]
+    let joined = |names: &BTreeSet<String>| names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let missed = if outcome.is_caught() { "" } else { "MISSED " };
+    let (caught, expected) = (format!("{missed}{}", joined(&outcome.caught)), joined(&outcome.expected));
+    vec![outcome.name.clone(), caught, outcome.by.clone(), expected, outcome.seconds.to_string()]
 }
 
 async fn planted(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Path) -> Result<Outcome> {
@@ -148,8 +156,8 @@ async fn planted(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Pat
         fs::write(&file, text).tried(path("writing", &file))?;
     }
     built.map_err(|error| world(format!("{}: {error}", mutation.name)))?;
-    let note = mutation.expected.join(", ");
-    Ok(Outcome { name: mutation.name.clone(), caught: seen.0, by: seen.1, note, seconds: began.elapsed().as_secs() })
+    let (name, expected) = (mutation.name.clone(), mutation.expected.iter().cloned().collect());
+    Ok(Outcome { name, caught: seen.0, by: seen.1, expected, seconds: began.elapsed().as_secs() })
 }
 
 /// The invariants that are violated, and in which fault.
@@ -172,6 +180,9 @@ async fn shown(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Path)
             };
             let row = Box::pin(scenario::run(fault.as_ref(), &options)).await;
             let _ = fs::remove_dir_all(&options.directory);
+            if let Some(broken) = &row.broken {
+                eprintln!("  {} could not go on: {broken:.300}", fault.name());
+            }
             if let Some(first) = row.violations.first() {
                 eprintln!("  {:?}: {:.300}", first.invariant, first.text);
                 let caught = row.violations.iter().map(|violation| format!("{:?}", violation.invariant)).collect();

@@ -53,14 +53,15 @@ pub async fn run(fault: &dyn Fault, options: &Options) -> Row {
                 }
             }
         }
-        // A world that does not come to rest is as wrong as one that comes to the wrong one.
-        Err(error) => row.violations.push(Violation { invariant: Invariant::I9, text: error.to_string() }),
+        Err(error) => row.broken = Some(error.to_string()),
     }
     row.seconds = began.elapsed().as_secs();
-    if row.violations.is_empty() {
+    if row.is_good() {
         let _ = fs::remove_dir_all(&directory);
     } else {
-        let texts: Vec<String> = row.violations.iter().map(|v| format!("{:?}: {}\n", v.invariant, v.text)).collect();
+        let mut texts: Vec<String> =
+            row.violations.iter().map(|v| format!("{:?}: {}\n", v.invariant, v.text)).collect();
+        texts.extend(row.broken.clone());
         let _ = fs::write(directory.join("violations"), texts.concat());
         row.kept = Some(directory);
     }
@@ -90,14 +91,21 @@ async fn told(fault: &dyn Fault, options: &Options, world: &mut World) -> Result
     world.heal().await?;
     sleep(until(&workload.span)).await;
     let answers = caller.finish().await;
-    workload.quiet(world, QUIET + world.config.ttl * 2).await?;
+    // A world that does not come to rest is as wrong as one that comes to the wrong one.
+    if let Some(text) = workload.unrest(world, QUIET + world.config.ttl * 2).await? {
+        let violations = vec![Violation { invariant: Invariant::I9, text }];
+        let figure = Figure { text: "it did not come to rest".into(), met: false };
+        return Ok((Findings { checks: 1, violations }, figure, notes.injections));
+    }
     // What is to be dead may take a moment.
     sleep(Duration::from_millis(500)).await;
     let mut evidence = Evidence::gather(world, workload).await?;
     evidence.answers = answers;
     evidence.sightings = watch.sightings();
     evidence.outages = notes.outages;
-    let findings = checks::all(&evidence, fault.promises())?;
+    let mut findings = checks::all(&evidence, fault.promises())?;
+    let wrong = notes.wrong.iter().map(|text| Violation { invariant: Invariant::I9, text: text.clone() });
+    findings.violations.extend(wrong);
     let figure = fault.figure(&evidence, &notes);
     Ok((findings, figure, notes.injections))
 }

@@ -15,6 +15,8 @@ pub struct Row {
     /// Whether the figure misses its goal.
     pub missed: bool,
     pub violations: Vec<Violation>,
+    /// Why the harness itself could not go on.
+    pub broken: Option<String>,
     pub seconds: u64,
     /// Where what it left is kept.
     pub kept: Option<PathBuf>,
@@ -24,7 +26,23 @@ impl Row {
     /// One of which nothing is known yet.
     pub fn new(fault: &'static str, goal: &'static str) -> Self {
         let (figure, violations) = (String::new(), Vec::new());
-        Self { fault, injections: 0, checks: 0, figure, goal, missed: false, violations, seconds: 0, kept: None }
+        Self {
+            fault,
+            injections: 0,
+            checks: 0,
+            figure,
+            goal,
+            missed: false,
+            violations,
+            broken: None,
+            seconds: 0,
+            kept: None,
+        }
+    }
+
+    /// Whether it was seen to the end and nothing was wrong.
+    pub fn is_good(&self) -> bool {
+        self.violations.is_empty() && self.broken.is_none()
     }
 }
 
@@ -51,7 +69,7 @@ pub fn table(rows: &[Row]) -> String {
             row.injections.to_string(),
             row.checks.to_string(),
             format!("{}{missed} ({})", row.figure, row.goal),
-            row.violations.len().to_string(),
+            if row.broken.is_some() { "not known".to_owned() } else { row.violations.len().to_string() },
             row.seconds.to_string(),
         ]);
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orrery_chaos::scenario::{self, Options};
-use orrery_chaos::table::table;
+use orrery_chaos::table::{Row, table};
 use orrery_chaos::world::Programs;
 use orrery_chaos::{faults, mutants};
 
@@ -37,9 +37,8 @@ async fn hold(names: &[&str]) {
         rows.push(Box::pin(scenario::run(fault.as_ref(), &options)).await);
     }
     assert_eq!(rows.len(), names.len());
-    let violations: Vec<_> = rows.iter().flat_map(|row| &row.violations).collect();
-    if !violations.is_empty() {
-        panic!("{}\nkept: {}\n{violations:#?}", table(&rows), directory.keep().display());
+    if !rows.iter().all(Row::is_good) {
+        panic!("{}\nkept: {}\n{rows:#?}", table(&rows), directory.keep().display());
     }
     let injections: Vec<u64> = rows.iter().map(|row| row.injections).collect();
     assert!(injections.iter().all(|count| *count > 0), "nothing was broken: {}", table(&rows));
