@@ -93,14 +93,15 @@ impl Evidence {
             .collect()
     }
 
-    /// From when to when each execution counted as active for its job's limit: from its release to its end.
+    /// From when to when each execution counted as active for its job's limit: from the beginning of the transaction that released it to
+    /// the commit of its end.
     pub fn active(&self) -> Active {
         let mut spans: BTreeMap<Uuid, (Uuid, DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
         for change in self.changes.iter().filter(|c| c.source == "live") {
             let (Some(execution), Some(job)) = (change.execution, change.job) else { continue };
             let begins = change.new_state.is_some_and(|state| state >= PENDING);
             if begins {
-                spans.entry(execution).or_insert((job, change.at, DateTime::<Utc>::MAX_UTC));
+                spans.entry(execution).or_insert((job, change.began, DateTime::<Utc>::MAX_UTC));
             }
             if change.op == "delete"
                 && let Some(span) = spans.get_mut(&execution)

@@ -68,7 +68,10 @@ pub struct Omitted {
     pub from_at: DateTime<Utc>,
     pub to_at: DateTime<Utc>,
     pub count: i64,
+    /// What it was judged by.
     pub created_at: DateTime<Utc>,
+    /// When others could see it.
+    pub committed: DateTime<Utc>,
 }
 
 /// The state of an execution in the changes of `live_executions`.
@@ -115,6 +118,7 @@ pub async fn past(pool: &PgPool) -> Result<Vec<Past>> {
 /// # Errors
 /// Where the database cannot be asked.
 pub async fn omitted(pool: &PgPool) -> Result<Vec<Omitted>> {
-    let query = "select job_id, reason, from_at, to_at, count, created_at from fire_omissions order by id";
+    let query = "select job_id, reason, from_at, to_at, count, created_at,
+        coalesce(pg_xact_commit_timestamp(xmin), created_at) as committed from fire_omissions order by id";
     Ok(sqlx::query_as(query).fetch_all(pool).await?)
 }

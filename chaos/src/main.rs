@@ -39,6 +39,9 @@ struct MutantsArgs {
     /// Only these bugs
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Where the copy is made; it stays there and is used again. A temporary directory where it is not given
+    #[arg(long)]
+    directory: Option<PathBuf>,
     /// Only look whether each bug's text stands exactly once where it is to stand
     #[arg(long)]
     check: bool,
@@ -150,10 +153,12 @@ async fn plant(args: MutantsArgs) -> Result<ExitCode> {
     }
     let directory =
         tempfile::Builder::new().prefix("orrery-mutants-").tempdir_in("/tmp").tried(|| "a directory".into())?;
-    open_to_all(directory.path())?;
+    let directory = args.directory.as_deref().unwrap_or(directory.path());
+    std::fs::create_dir_all(directory).tried(|| format!("creating {}", directory.display()))?;
+    open_to_all(directory)?;
     let chaos = std::env::current_exe().tried(|| "finding this program".into())?;
     let all_caught = tokio::select! {
-        done = Box::pin(mutants::run(&root, directory.path(), &args.only, &chaos)) => done?,
+        done = Box::pin(mutants::run(&root, directory, &args.only, &chaos)) => done?,
         _ = tokio::signal::ctrl_c() => return Err(world("interrupted")),
     };
     Ok(if all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE })

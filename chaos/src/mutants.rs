@@ -193,21 +193,35 @@ async fn shown(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Path)
     (BTreeSet::new(), String::new())
 }
 
-/// Copies the sources, and what was built of other people's crates.
+/// Copies the sources, and what was built of other people's crates. What is there from before is brought up to date: only what differs is
+/// written, so that its time says that it is new.
 async fn copy(root: &Path, tree: &Path) -> Result<()> {
     let target = tree.join("target/debug");
+    let is_new = !target.exists();
     fs::create_dir_all(&target).tried(path("creating", &target))?;
-    let script = r#"set -e
-        cd "$1"
-        tar -cf - --exclude=./target --exclude=./.git . | tar -xf - -C "$2"
-        cd target/debug
-        tar -cf - --exclude='*orrery*' --exclude='deps/*.o' deps build .fingerprint | tar -xf - -C "$2/target/debug""#;
-    let done = Command::new("bash").args(["-c", script, "copy"]).arg(root).arg(tree).status().await;
-    let done = done.tried(|| "copying the tree".into())?;
-    if !done.success() {
-        return Err(world("the tree cannot be copied"));
+    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().await;
+    let listed = listed.tried(|| "listing the tree".into())?;
+    let names = String::from_utf8_lossy(&listed.stdout);
+    for name in names.split('\0').filter(|name| !name.is_empty()) {
+        let (from, to) = (root.join(name), tree.join(name));
+        let Ok(text) = fs::read(&from) else { continue };
+        if fs::read(&to).is_ok_and(|there| there == text) {
+            continue;
+        }
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).tried(path("creating", parent))?;
+        }
+        fs::copy(&from, &to).tried(path("copying to", &to))?;
     }
-    Ok(())
+    if !is_new {
+        return Ok(());
+    }
+    let script =
+        r#"cd "$1" && tar -cf - --exclude='*orrery*' --exclude='deps/*.o' deps build .fingerprint | tar -xf - -C "$2""#;
+    let built = root.join("target/debug");
+    let done = Command::new("bash").args(["-c", script, "copy"]).arg(built).arg(&target).status().await;
+    // Without them all is built anew.
+    done.tried(|| "copying what was built".into()).map(drop)
 }
 
 async fn build(tree: &Path) -> Result<()> {

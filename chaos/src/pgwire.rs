@@ -44,16 +44,16 @@ impl Frame {
 #[derive(Default)]
 struct Conversation {
     in_transaction: bool,
-    /// Which prepared statements write, by name.
-    writes: HashMap<String, bool>,
-    /// Whether what comes before the next Sync writes.
-    writing: bool,
+    /// The prepared statements that write, by name.
+    writes: HashMap<String, String>,
+    /// The one that runs at the next Sync.
+    writing: Option<String>,
 }
 
 impl Conversation {
-    /// Whether this message lets a statement run that writes.
-    fn writes_now(&self, frame: &Frame) -> bool {
-        frame.kind == b'S' && self.writing
+    /// The statement that writes, and that this message lets run.
+    fn writes_now(&self, frame: &Frame) -> Option<&str> {
+        self.writing.as_deref().filter(|_| frame.kind == b'S')
     }
 
     /// Whether this message commits something.
@@ -73,16 +73,19 @@ impl Conversation {
                 let mut texts = frame.texts();
                 let name = texts.next().unwrap_or_default();
                 let query = texts.next().unwrap_or_default().to_lowercase();
-                let writes = ["insert into", "update ", "delete from"].iter().any(|word| query.contains(word));
-                self.writes.insert(name, writes);
+                if ["insert into", "update ", "delete from"].iter().any(|word| query.contains(word)) {
+                    self.writes.insert(name, query);
+                } else {
+                    self.writes.remove(&name);
+                }
                 false
             }
             b'B' => {
                 let name = frame.texts().nth(1).unwrap_or_default();
-                self.writing |= self.writes.get(&name).copied().unwrap_or(false);
+                self.writing = self.writes.get(&name).cloned().or(self.writing.take());
                 false
             }
-            b'S' => std::mem::take(&mut self.writing) && !self.in_transaction,
+            b'S' => self.writing.take().is_some() && !self.in_transaction,
             _ => false,
         }
     }
@@ -125,9 +128,7 @@ async fn there(
         let frame = Frame::read(&mut from, has_kind).await?;
         has_kind = true;
         gate.pass(frame.bytes.len()).await;
-        if conversation.writes_now(&frame)
-            && let Some(lasting) = trap.at_write()
-        {
+        if let Some(lasting) = conversation.writes_now(&frame).and_then(|text| trap.at_write(text)) {
             trap.held();
             sleep(lasting).await;
         }

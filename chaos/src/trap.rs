@@ -27,6 +27,8 @@ pub enum Deed {
 struct Stall {
     /// At the write after this many others; none while it is not armed.
     others: Option<u32>,
+    /// Or at every write with these words.
+    words: Option<&'static str>,
     lasting: Duration,
 }
 
@@ -69,12 +71,22 @@ impl Trap {
 
     /// Holds one statement that writes up, after so many others.
     pub fn stall_once(&self, others: u32, lasting: Duration) {
-        *self.stall.lock().unwrap_or_else(PoisonError::into_inner) = Stall { others: Some(others), lasting };
+        *self.stall.lock().unwrap_or_else(PoisonError::into_inner) =
+            Stall { others: Some(others), words: None, lasting };
+    }
+
+    /// Holds every statement up that writes and has these words, in small letters.
+    pub fn stall_all(&self, words: &'static str, lasting: Duration) {
+        *self.stall.lock().unwrap_or_else(PoisonError::into_inner) =
+            Stall { others: None, words: Some(words), lasting };
     }
 
     /// How long to hold up this statement, which writes.
-    pub(crate) fn at_write(&self) -> Option<Duration> {
+    pub(crate) fn at_write(&self, text: &str) -> Option<Duration> {
         let mut stall = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
+        if stall.words.is_some_and(|words| text.contains(words)) {
+            return Some(stall.lasting);
+        }
         match stall.others? {
             0 => {
                 stall.others = None;

@@ -58,7 +58,7 @@ fn is_reason(omission: &Omitted, plan: &JobPlan, job: Uuid, active: &Active) -> 
     match omission.reason.as_str() {
         "overlap" => {
             let others = active.get(&job).into_iter().flatten();
-            let at_once = others.filter(|(_, from, to)| *from <= at + LEEWAY && at - LEEWAY <= *to).count();
+            let at_once = others.filter(|(_, from, to)| *from <= omission.committed && at <= *to + LEEWAY).count();
             plan.limit > 0 && at_once >= usize::try_from(plan.limit).unwrap_or(usize::MAX)
         }
         "coalesced" | "misfire" | "max_count" | "max_lateness" => at - omission.from_at >= GRACE - LEEWAY,

@@ -157,6 +157,7 @@ fn good() -> Evidence {
             to_at: at(1000),
             count: 1,
             created_at: at(1005),
+            committed: at(1010),
         }],
         ledger: [0, 2].into_iter().flat_map(run).collect(),
         answers: Answers::default(),

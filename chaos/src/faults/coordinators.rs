@@ -73,8 +73,8 @@ impl Fault for Freeze {
         let mut round = 0;
         while stage.goes_on() {
             match round % 3 {
-                0 => late_words(stage).await,
-                1 => all_frozen(stage).await,
+                0 => all_frozen(stage).await,
+                1 => late_words(stage).await,
                 _ => one_frozen(stage).await,
             }
             round += 1;
@@ -102,14 +102,18 @@ async fn one_frozen(stage: &mut Stage<'_>) {
     stage.world.coordinators[number].victim.signal(Signal::CONT);
 }
 
-/// What agents have said meanwhile is read when all sessions are over, and before anybody has had the time to end them.
+/// What agents have said meanwhile is read when all sessions are over, and before anybody can end them.
 async fn all_frozen(stage: &mut Stage<'_>) {
-    let pause = stage.world.config.ttl + ms(2500);
+    let pause = stage.world.config.ttl + ms(2000);
+    let late = ms(1500);
     stage.notes.mark(format!("all for {pause:?}"));
     stage.world.coordinators.iter().for_each(|c| c.victim.signal(Signal::STOP));
     sleep(pause).await;
+    stage.world.coordinators.iter().for_each(|c| c.trap.stall_all("delete from agent_sessions", late));
     stage.world.coordinators.iter().for_each(|c| c.victim.signal(Signal::CONT));
-    stage.notes.outages += pause;
+    sleep(late).await;
+    stage.world.coordinators.iter().for_each(|c| c.trap.disarm());
+    stage.notes.outages += pause + late;
 }
 
 /// One coordinator is frozen, and its agents come to no other: what they have said is read once others do their work again.
