@@ -436,7 +436,12 @@ pub async fn rooms_are_told(store: DynStore) {
     ];
     assert_eq!(rooms.len(), 4);
     assert!(expected.iter().all(|one| rooms.contains(one)), "{rooms:?}");
-    let free = [Gate::Tenant(OTHER_TENANT), Gate::Queue(TENANT, "b".into()), Gate::Job(OTHER_TENANT, job.id)];
+    let free = [
+        Gate::Tenant(OTHER_TENANT),
+        Gate::Queue(TENANT, "b".into()),
+        Gate::Key(TENANT, "of nothing".into()),
+        Gate::Job(OTHER_TENANT, job.id),
+    ];
     assert!(store.rooms(&free, 0).await.unwrap().is_empty());
 }
 

@@ -19,7 +19,9 @@ impl Gates for PgStore {
     async fn rooms(&self, gates: &[Gate], tenant_limit: i64) -> Result<Vec<(Gate, Room)>> {
         let mut connection = self.pool().acquire().await?;
         let limits = limits(&mut connection, gates, tenant_limit).await?;
-        Ok(counted(&mut connection, &limits).await?.into_iter().collect())
+        let rooms = counted(&mut connection, &limits).await?;
+        // A key that nothing names now.
+        Ok(rooms.into_iter().filter(|(_, room)| room.limit < i64::MAX).collect())
     }
 
     async fn set_queue_limit(&self, tenant: Uuid, queue: &str, limit: i32, by: Uuid) -> Result<()> {
