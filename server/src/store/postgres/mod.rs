@@ -124,10 +124,18 @@ macro_rules! retried {
 }
 use retried;
 
-/// Whether a transaction was ended only because it crossed another: a deadlock, or a failure to serialize.
+/// Whether a transaction was ended only because it crossed another: a deadlock, a failure to serialize, or a row that was on its way into the
+/// default partition while its month was made (a check that is violated and has no name).
 fn crossed(error: &StoreError) -> bool {
-    let StoreError::Unavailable(sqlx::Error::Database(db)) = error else { return false };
-    matches!(db.code().as_deref(), Some("40001" | "40P01"))
+    let (StoreError::Unavailable(sqlx::Error::Database(db)) | StoreError::Database(sqlx::Error::Database(db))) = error
+    else {
+        return false;
+    };
+    match db.code().as_deref() {
+        Some("40001" | "40P01") => true,
+        Some("23514") => db.constraint().is_none(),
+        _ => false,
+    }
 }
 
 /// The unique index or constraint that an error speaks of.
