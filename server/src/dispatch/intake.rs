@@ -202,6 +202,8 @@ impl IntakeLoop {
             // A place of its job may be free, or a retry may be due.
             self.signals.work.notify_one();
             self.signals.release.notify_one();
+            // What waits for the place may be another coordinator's to give.
+            let _ = self.store.wake(Wake::Work).await;
         }
         for execution in changed {
             let _ = self.store.wake(Wake::Execution(execution)).await;

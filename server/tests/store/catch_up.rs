@@ -306,4 +306,15 @@ pub async fn an_unreadable_job_holds_nobody_up(store: DynStore, spoil: impl Asyn
     let waits = execution(&store, fire_id(TENANT, urgent.id, late)).await;
     assert_eq!(waits.state.name(), "scheduled");
     assert!(waits.run_at > now(&store).await + TimeDelta::seconds(50) && waits.scheduled_at == late);
+
+    // What waits for an agent is not given away, what runs ends, and the others go on.
+    let spoilt = job_with(&store, "spoilt", |j| j.spec.priority = 9).await;
+    let agent = session(&store, "agent").await;
+    let running = leased(&store, &spoilt, &agent).await;
+    let waiting = trigger(&store, &spoilt).await;
+    spoil(spoilt.id).await;
+    let granted: Vec<Uuid> = claim(&store, &agent, 10).await.grants.iter().map(|g| g.execution.id).collect();
+    assert_eq!(granted, [fire_id(TENANT, good.id, late + TimeDelta::seconds(1))]);
+    assert_eq!(execution(&store, waiting.id).await.state.name(), "pending");
+    assert!(apply(&store, &running, completed(&running)).await.unwrap().is_done());
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use orrery_proto::v1::Delivery;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use super::commit::commit;
 use super::rows::live_columns;
 use super::{PgStore, rows, write};
 use crate::execution::{self, Event, Execution, Policy, Rejected, State};
-use crate::job::JobSpec;
+use crate::job::{JobSpec, RetryPolicy};
 use crate::store::{Change, Result};
 
 /// Definitions by (job, version).
@@ -45,9 +46,15 @@ pub(super) fn spec_of(specs: &SpecMap, locked: &Locked) -> Result<Arc<JobSpec>> 
     specs.get(&(job, version)).cloned().ok_or_else(missing)
 }
 
-pub(super) fn policy_of(specs: &SpecMap, locked: &Locked) -> Result<Policy> {
-    let spec = spec_of(specs, locked)?;
-    Ok(Policy { retry: spec.retry.clone(), delivery: spec.delivery, random: rand::random() })
+/// What decides over the execution. Where its definition cannot be read: what repeats nothing.
+pub(super) fn policy_of(specs: &SpecMap, locked: &Locked) -> Policy {
+    match spec_of(specs, locked) {
+        Ok(spec) => Policy { retry: spec.retry.clone(), delivery: spec.delivery, random: rand::random() },
+        Err(error) => {
+            tracing::error!(execution = %locked.execution.id, %error, "nobody knows whether this is to be repeated; it is not");
+            Policy { retry: RetryPolicy::default(), delivery: Delivery::AtMostOnce, random: 0.0 }
+        }
+    }
 }
 
 /// The state machine, with instants as the database keeps them.
@@ -116,7 +123,7 @@ impl PgStore {
         let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
         let mut live = BTreeMap::new();
         for l in locked {
-            let policy = policy_of(&specs, &l)?;
+            let policy = policy_of(&specs, &l);
             live.insert(l.execution.id, (l.execution, policy));
         }
         let missing: Vec<Uuid> = ids.into_iter().filter(|id| !live.contains_key(id)).collect();
@@ -135,7 +142,7 @@ impl PgStore {
         let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
         let mut changed = Vec::with_capacity(locked.len());
         for l in locked {
-            let policy = policy_of(&specs, &l)?;
+            let policy = policy_of(&specs, &l);
             if let Ok(next) = applied(&l.execution, &event(&l.execution, &policy), &policy, now) {
                 changed.push((l.execution, next));
             }

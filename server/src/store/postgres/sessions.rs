@@ -160,9 +160,8 @@ impl PgStore {
                 where s.expires_at > clock_timestamp() order by s.id for no key update of s skip locked
              ),
              renewed as (
-                update agent_sessions s set renewed_at = clock_timestamp(),
-                    expires_at = clock_timestamp() + $3 * interval '1 microsecond'
-                from held where s.id = held.id returning s.id
+                update agent_sessions s set renewed_at = t.now, expires_at = t.now + $3 * interval '1 microsecond'
+                from held, (select clock_timestamp() as now offset 0) t where s.id = held.id returning s.id
              )
              select s.id, s.id in (select id from renewed) from agent_sessions s
              join wanted u on u.id = s.id and u.attachment = s.attachment where s.expires_at > statement_timestamp()",

@@ -47,7 +47,8 @@ impl Specs {
         Ok(spec)
     }
 
-    /// The definitions of versions; those that are not in memory are read at once.
+    /// The definitions of versions; those that are not in memory are read at once. One that cannot be read is left out, and said: it is not to
+    /// hold up the others.
     pub(super) async fn load(
         &self,
         connection: &mut PgConnection,
@@ -83,8 +84,12 @@ impl Specs {
         .await?;
         for row in read {
             let key = (row.try_get("job_id")?, row.try_get("version")?);
-            let spec = self.parse(key.0, key.1, rows::text(&row, "spec")?)?;
-            found.insert(key, spec);
+            match self.parse(key.0, key.1, rows::text(&row, "spec")?) {
+                Ok(spec) => {
+                    found.insert(key, spec);
+                }
+                Err(error) => tracing::error!(%error, "a definition cannot be read; what runs by it waits"),
+            }
         }
         Ok(found)
     }

@@ -9,8 +9,8 @@ use super::rows::{self, cut, micros, select_finished, select_live};
 use super::{SqliteStore, Work};
 use crate::execution::{Event, Execution, Outcome, Policy, Rejected, State, apply, manual_id};
 use crate::job::RetryPolicy;
-use crate::store::Result;
 use crate::store::text::{jsonb, plain};
+use crate::store::{Result, StoreError};
 
 /// What takes a place of its job, as [`Execution::is_active`] has it.
 macro_rules! active {
@@ -65,8 +65,14 @@ impl SqliteStore {
         if !ends || execution.job_version == 0 {
             return Ok(Policy { retry: RetryPolicy::default(), delivery: Delivery::AtLeastOnce, random: 0.0 });
         }
-        let spec = self.spec(work, execution.job_id, execution.job_version).await?;
-        Ok(Policy { retry: spec.retry.clone(), delivery: spec.delivery, random: rand::random() })
+        match self.spec(work, execution.job_id, execution.job_version).await {
+            Ok(spec) => Ok(Policy { retry: spec.retry.clone(), delivery: spec.delivery, random: rand::random() }),
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(execution = %execution.id, %error, "nobody knows whether this is to be repeated; it is not");
+                Ok(Policy { retry: RetryPolicy::default(), delivery: Delivery::AtMostOnce, random: 0.0 })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks executions to end; those that an event did change are returned.

@@ -12,7 +12,7 @@ use super::rows::{self, before, from_micros, micros, select_live, span};
 use super::{SqliteStore, Work, pick};
 use crate::execution::{Event, Execution, Policy, Rejected, apply};
 use crate::job::RetryPolicy;
-use crate::store::{Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result};
+use crate::store::{Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError};
 
 #[async_trait]
 impl Leases for SqliteStore {
@@ -40,7 +40,15 @@ impl Leases for SqliteStore {
                 0 => current_version(&mut work.tx, execution.job_id).await?,
                 begun => begun,
             };
-            let spec = self.spec(&mut work, execution.job_id, version).await?;
+            let spec = match self.spec(&mut work, execution.job_id, version).await {
+                Ok(spec) => spec,
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    // What cannot be read waits, and holds nobody up.
+                    tracing::error!(execution = %execution.id, %error, "a definition cannot be read; what runs by it waits");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let timeout = spec.timeout(claim.timeouts);
             let event = Event::Granted {
                 session_id: assignment.session_id,
