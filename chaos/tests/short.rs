@@ -27,7 +27,7 @@ async fn hold(names: &[&str]) {
     let options = Options {
         programs: programs(),
         seed: 20,
-        lasting: Duration::from_secs(10),
+        lasting: Duration::from_secs(8),
         ttl: Duration::from_secs(5),
         directory: directory.path().to_owned(),
         strict: false,
