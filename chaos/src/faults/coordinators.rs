@@ -72,8 +72,8 @@ impl Fault for Freeze {
     async fn inject(&self, stage: &mut Stage<'_>) -> Result<()> {
         let mut round = 0;
         while stage.goes_on() {
-            match round % 3 {
-                0 => all_frozen(stage).await,
+            match round % 4 {
+                0 | 2 => all_frozen(stage).await,
                 1 => late_words(stage).await,
                 _ => one_frozen(stage).await,
             }
@@ -104,7 +104,10 @@ async fn one_frozen(stage: &mut Stage<'_>) {
 
 /// What agents have said meanwhile is read when all sessions are over, and before anybody can end them.
 async fn all_frozen(stage: &mut Stage<'_>) {
-    let pause = stage.world.config.ttl + ms(2000);
+    let ttl = stage.world.config.ttl;
+    // Somewhat less than a life since the last word is more than one since the last heartbeat, and the stream is not given up yet.
+    let pause =
+        if stage.rng.random_bool(0.7) { ttl - stage.rng.random_range(ms(100)..ms(800)) } else { ttl + ms(2000) };
     let late = ms(1500);
     stage.notes.mark(format!("all for {pause:?}"));
     stage.world.coordinators.iter().for_each(|c| c.victim.signal(Signal::STOP));
