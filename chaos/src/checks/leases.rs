@@ -36,18 +36,17 @@ pub(super) fn check(evidence: &Evidence, findings: &mut Findings) {
     }
 }
 
-/// What waits or runs of jobs that forbid to overlap, or let one wait.
+/// What waits or runs of jobs that forbid to overlap.
 fn waiting(evidence: &Evidence, findings: &mut Findings) {
     let plans: HashMap<_, _> = evidence.workload.jobs.iter().map(|(id, plan)| (*id, plan)).collect();
     let mut active: HashMap<Uuid, BTreeSet<Uuid>> = HashMap::new();
     for change in evidence.changes.iter().filter(|change| change.source == "live") {
         let (Some(execution), Some(job)) = (change.execution, change.job) else { continue };
         let Some(plan) = plans.get(&job) else { continue };
-        let most = match plan.overlap {
-            OverlapPolicy::Forbid => plan.limit,
-            OverlapPolicy::QueueOne => plan.limit + 1,
-            _ => continue,
-        };
+        if plan.overlap != OverlapPolicy::Forbid {
+            continue;
+        }
+        let most = plan.limit;
         let active = active.entry(job).or_default();
         if change.op == "delete" {
             active.remove(&execution);
