@@ -234,15 +234,22 @@ impl Execution {
 
     /// Whether this very end of an attempt has been written already: an agent repeats what nobody has acknowledged.
     pub fn has_heard(&self, event: &Event) -> bool {
-        let Event::Finished { session_id, epoch, report } = event else { return false };
-        let outcome = match report.status {
-            ExecutionStatus::Completed => AttemptOutcome::Completed,
-            ExecutionStatus::Cancelled => AttemptOutcome::Cancelled,
-            _ => AttemptOutcome::Failed,
+        let (spoken, outcome, error) = match event {
+            Event::Finished { session_id, epoch, report } => {
+                let outcome = match report.status {
+                    ExecutionStatus::Completed => AttemptOutcome::Completed,
+                    ExecutionStatus::Cancelled => AttemptOutcome::Cancelled,
+                    _ => AttemptOutcome::Failed,
+                };
+                ((*session_id, *epoch), outcome, report.error_type)
+            }
+            Event::Interrupted { session_id, epoch } => {
+                ((*session_id, *epoch), AttemptOutcome::Interrupted, Some(ErrorType::SystemError))
+            }
+            _ => return false,
         };
         self.attempts.iter().any(|attempt| {
-            (attempt.session_id, attempt.epoch, attempt.outcome) == (*session_id, *epoch, outcome)
-                && attempt.error_type == report.error_type
+            (attempt.session_id, attempt.epoch) == spoken && (attempt.outcome, attempt.error_type) == (outcome, error)
         })
     }
 

@@ -87,7 +87,7 @@ pub async fn an_interruption_costs_nothing(store: DynStore) {
         let event = Event::Interrupted { session_id: agent.id, epoch };
         let waiting = apply(&store, &run, event.clone()).await.unwrap();
         assert_eq!((&waiting.state, waiting.losses, waiting.retries()), (&State::Pending, 0, 0));
-        assert_eq!(apply(&store, &run, event).await, Err(Rejected::LeaseOver { epoch }), "it is told twice");
+        assert_eq!(apply(&store, &run, event).await, Err(Rejected::Repeated), "it is told twice");
         run = claim(&store, &agent, 1).await.grants.remove(0).execution;
         assert_eq!((run.epoch, run.attempts.len()), (epoch + 1, epoch as usize));
         assert_eq!(execution(&store, run.id).await, run);

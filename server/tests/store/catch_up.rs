@@ -310,7 +310,9 @@ pub async fn an_unreadable_job_holds_nobody_up(store: DynStore, spoil: impl Asyn
     // What waits for an agent is not given away, what runs ends, and the others go on.
     let spoilt = job_with(&store, "spoilt", |j| j.spec.priority = 9).await;
     let agent = session(&store, "agent").await;
-    let running = leased(&store, &spoilt, &agent).await;
+    trigger(&store, &spoilt).await;
+    let running = claim(&store, &agent, 1).await.grants.remove(0).execution;
+    assert_eq!(running.job_id, spoilt.id);
     let waiting = trigger(&store, &spoilt).await;
     spoil(spoilt.id).await;
     let granted: Vec<Uuid> = claim(&store, &agent, 10).await.grants.iter().map(|g| g.execution.id).collect();

@@ -195,7 +195,7 @@ async fn crash(case: &Case, stop: Stop, then: Then) {
                 // It says it once more, and frees nothing twice.
                 for lease in &leases {
                     let again = apply(store, lease, completed(lease)).await;
-                    assert!(matches!(again, Err(Rejected::AlreadyDone { .. })), "{again:?}");
+                    assert!(matches!(again, Err(Rejected::Repeated)), "{again:?}");
                 }
             } else {
                 assert_eq!(resumed.held.len(), LIMIT);

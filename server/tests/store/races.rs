@@ -163,7 +163,7 @@ impl Heat {
                 continue;
             }
             let stale = apply(&self.store, old, completed(old)).await;
-            assert!(matches!(stale, Err(Rejected::StaleLease { .. })), "{stale:?}");
+            assert!(matches!(stale, Err(Rejected::StaleLease { .. } | Rejected::LeaseOver { .. })), "{stale:?}");
         }
         let lanes = all_lanes(&self.store).await;
         loop {
@@ -209,7 +209,10 @@ impl Heat {
             match rejected {
                 Rejected::AlreadyDone { status } => assert_eq!(*status, end.status().as_json_str()),
                 // Its lease was lost before it came: to the reaper, or with the session.
-                Rejected::StaleLease { epoch: 1, .. } | Rejected::Illegal { .. } => {
+                Rejected::StaleLease { epoch: 1, .. }
+                | Rejected::LeaseOver { epoch: 1 }
+                | Rejected::SessionOver { epoch: 1 }
+                | Rejected::Illegal { .. } => {
                     assert!(self.course != Course::Events && *racer != Racer::Cancel, "{racer:?}: {rejected:?}");
                 }
                 other => panic!("{racer:?} was told {other:?}"),
@@ -218,7 +221,12 @@ impl Heat {
         for racer in RACERS {
             let late = self.leases.iter().map(|e| change(e, self.event(racer, e))).collect();
             for answer in self.store.apply(late).await.unwrap() {
-                let refused = matches!(answer, Err(Rejected::AlreadyDone { .. } | Rejected::StaleLease { .. }));
+                let refused = match &answer {
+                    Err(Rejected::AlreadyDone { .. } | Rejected::StaleLease { .. }) => true,
+                    // What has won is said once more.
+                    Err(Rejected::Repeated) => racer == Racer::Completion,
+                    _ => false,
+                };
                 assert!(refused, "{racer:?} came late and was told {answer:?}");
             }
         }

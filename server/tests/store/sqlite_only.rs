@@ -118,7 +118,7 @@ async fn an_unreadable_job_holds_nobody_up() {
     let spoil = async |job: uuid::Uuid| {
         let mut raw = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
         let spoilt = r#"{"name": 1}"#;
-        sqlx::query("update scheduled_jobs set spec = ? where id = ?")
+        sqlx::query("update scheduled_jobs set spec = ?, version = version + 1 where id = ?")
             .bind(spoilt)
             .bind(job)
             .execute(&mut raw)

@@ -366,11 +366,14 @@ impl Plain {
 
     fn hear(&mut self, id: Uuid, event: &Event) -> Result<Execution, Rejected> {
         let e = self.executions.get(&id).ok_or(Rejected::Unknown)?;
+        if e.has_heard(event) {
+            return Err(Rejected::Repeated);
+        }
         if let Some((session, epoch)) = event.spoken_for()
             && !e.is_done()
             && !self.sessions.get(&session).is_some_and(|s| s.alive)
         {
-            return Err(Rejected::StaleLease { epoch, newest: e.epoch });
+            return Err(Rejected::of_dead_session(e, epoch));
         }
         self.step(id, event)
     }
