@@ -137,7 +137,10 @@ fn verdict(fire: &DueFire, load: Load, is_last: bool, now: DateTime<Utc>) -> Due
     let full = format!("{} of {limit} executions were active", load.active);
     match spec.overlap {
         OverlapPolicy::Forbid => omit(fire, "overlap", &full),
-        OverlapPolicy::QueueOne if load.waiting > 0 => omit(fire, "overlap", &format!("{full}, and one was waiting")),
+        // One that lost its agent, or is to be retried, waits as well.
+        OverlapPolicy::QueueOne if load.waiting > 0 || load.active > limit => {
+            omit(fire, "overlap", &format!("{full}, and one was waiting"))
+        }
         OverlapPolicy::Replace if is_overtaken(fire, late) => {
             omit(fire, "overlap", "a later fire had come due before it")
         }

@@ -94,6 +94,11 @@ fn queue_one_lets_one_wait() {
     let fires = [due(&job, 2, 1, 0), due(&job, 1, 1, 0), due(&job, 0, 1, 0)];
     assert_eq!(verdicts(&fires), ["admit", "overlap", "overlap"]);
     assert_eq!(verdicts(&[due(&job, 0, 2, 1)]), ["overlap"]);
+    assert_eq!(
+        verdicts(&[due(&job, 0, 2, 0)]),
+        ["overlap"],
+        "one that lost its agent waits, and begins no more for the first time"
+    );
 }
 
 #[test]

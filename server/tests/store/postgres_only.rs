@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
 use orrery_proto::v1::ExecutionStatus;
-use orrery_server::store::postgres::PgStore;
+use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
@@ -332,4 +332,29 @@ async fn columns(raw: &mut PgConnection, table: &str) -> String {
     let columns = "select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute
         where attrelid = $1::text::regclass and attnum > 0 and not attisdropped and attgenerated = ''";
     sqlx::query_scalar(columns).bind(table).fetch_one(raw).await.unwrap()
+}
+
+/// Callers go away in the middle of their calls; what is written after them on the same connection is written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_that_is_dropped_leaves_no_transaction_open() {
+    let (pg, schema) = schema().await;
+    let one = PgOptions { schema: Some(schema.clone()), max_connections: 1, ..PgOptions::new(database_url()) };
+    let store = dynamic(&PgStore::connect(one).await.unwrap());
+    let job = job(&store, "a").await;
+    let mut looking = raw(&schema).await;
+    for polls in 0..60 {
+        let call = store.trigger(vec![trigger_of(&job)], &|_, _, _| Ok(()));
+        let mut call = Box::pin(call);
+        for _ in 0..polls % 12 {
+            if futures_util::poll!(call.as_mut()).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(call);
+        let agent = session(&store, "agent").await;
+        let seen = "select exists (select 1 from agent_sessions where id = $1)";
+        assert!(sqlx::query_scalar::<_, bool>(seen).bind(agent.id).fetch_one(&mut looking).await.unwrap(), "{polls}");
+    }
+    drop_schema(&pg, &schema).await;
 }

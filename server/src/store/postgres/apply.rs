@@ -85,7 +85,7 @@ struct Known {
 impl PgStore {
     /// `said` are the answers of a try before this one whose outcome is unknown, and then of this one.
     pub(super) async fn try_apply(&self, changes: &[Change], said: &mut Option<Answers>) -> Result<Answers> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         let mut known = self.known(&mut tx, changes).await?;
         let standing = known.standing(changes, said.as_ref());
         let mut touched: BTreeMap<Uuid, bool> = BTreeMap::new();

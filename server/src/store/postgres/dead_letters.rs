@@ -59,7 +59,7 @@ impl DeadLetters for PgStore {
 
 impl PgStore {
     async fn try_discard(&self, discard: &Discard) -> Result<DeadLetter> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         let letter = lock(&mut tx, discard.tenant, discard.execution).await?;
         if let Some(refused) = letter.undiscardable() {
             return Err(StoreError::Refused(Box::new(refused)));
@@ -80,7 +80,7 @@ impl PgStore {
 
     async fn try_release_letter(&self, trigger: &Trigger, decide: &DecideTrigger<'_>) -> Result<Execution> {
         let of = trigger.retry_of.ok_or(StoreError::NotFound)?;
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         // Who comes second waits here, and finds it released.
         let letter = lock(&mut tx, trigger.tenant, of).await?;
         if let Some(refused) = letter.unreleasable() {

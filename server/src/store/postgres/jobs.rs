@@ -90,7 +90,7 @@ impl PgStore {
         change: &ChangeJob<'_>,
         said: &mut Option<Changed>,
     ) -> Result<Changed> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         if let Some(changed) = said
             && was_written(&mut tx, &changed.job).await?
         {

@@ -55,7 +55,7 @@ impl Leases for PgStore {
 
 impl PgStore {
     async fn try_reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         let sessions = end_sessions(&mut tx, limit).await?;
         let (locked, now, dead) = lock_lost(&mut tx, slack, limit).await?;
         let lost = locked.len();

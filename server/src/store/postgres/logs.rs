@@ -86,7 +86,7 @@ async fn printed(pool: &PgPool, tenant: Uuid, execution: Uuid, after: i64, limit
 
 impl PgStore {
     async fn try_append(&self, tenant: Option<Uuid>, lines: &[LogLine], max_bytes: i64) -> Result<()> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         let epochs = epochs(&mut tx, tenant, lines).await?;
         let mut lines: Vec<&LogLine> = lines.iter().filter(|l| epochs.get(&l.execution_id) == Some(&l.epoch)).collect();
         if lines.is_empty() {
@@ -108,7 +108,7 @@ impl PgStore {
 
 impl PgStore {
     async fn try_note(&self, refused: &[RefusedResult]) -> Result<()> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         let ids: Vec<Uuid> = refused.iter().map(|result| result.execution).collect();
         let mut known: Vec<Execution> = lock(&mut tx, &ids).await?.into_iter().map(|locked| locked.execution).collect();
         known.extend(history(&mut tx, &ids).await?);

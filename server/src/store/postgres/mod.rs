@@ -40,7 +40,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::broadcast;
 
 use self::commit::Tries;
@@ -227,6 +227,15 @@ impl PgStore {
         if tries.is_repeat() {
             self.inner.hints.tell(Wake::Work);
         }
+    }
+
+    /// Begins a transaction. On a task of its own, that a caller who goes away cannot stop: sqlx knows of the transaction only once BEGIN is
+    /// answered, and would give the connection to the next caller in the middle of it, whose writes would then be answered and never
+    /// committed.
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+        let pool = self.inner.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin().await }).await;
+        Ok(begun.unwrap_or(Err(sqlx::Error::PoolClosed))?)
     }
 
     fn pool(&self) -> &PgPool {

@@ -50,7 +50,7 @@ impl PgStore {
 
     async fn make_partition(&self, table: &str, column: &str, month: DateTime<Utc>) -> Result<Option<String>> {
         let name = name_of(table, month);
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         // Coordinators that start together make it once.
         let alone = "select set_config('lock_timeout', '14s', true), set_config('statement_timeout', '60s', true),
             pg_advisory_xact_lock($1), set_config('lock_timeout', '5s', true)";
@@ -95,7 +95,7 @@ impl PgStore {
             if end_of(table, &name).is_none_or(|end| end > before) {
                 continue;
             }
-            let mut tx = self.pool().begin().await?;
+            let mut tx = self.begin().await?;
             // Readers are not to queue for long behind this.
             sqlx::query("select set_config('lock_timeout', '2s', true)").execute(&mut *tx).await?;
             let drop = format!("drop table if exists {name}");

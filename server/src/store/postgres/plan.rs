@@ -78,7 +78,7 @@ async fn put_off(tx: &mut PgConnection, unreadable: &[Unreadable], now: DateTime
 
 impl PgStore {
     pub(super) async fn try_plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         let due = self.lock_due(&mut tx, ahead, limit).await?;
         let plans: Vec<(&PlanCandidate, JobPlan)> = due.candidates.iter().map(|c| (c, decide(c))).collect();
         let now = match due.now {

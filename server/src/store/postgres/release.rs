@@ -41,7 +41,7 @@ struct Batch {
 
 impl PgStore {
     pub(super) async fn try_release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         let (Due { executions: due, late }, now) = lock_due(&mut tx, limit).await?;
         let jobs = self.lock_jobs(&mut tx, &due, now).await?;
         // A job that somebody else has locked just now keeps its fires until the next round.

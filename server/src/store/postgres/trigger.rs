@@ -26,7 +26,7 @@ impl PgStore {
         decide: &DecideTrigger<'_>,
         ids: &mut Option<Vec<Uuid>>,
     ) -> Result<Vec<Execution>> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin().await?;
         match self.trigger_in(&mut tx, triggers, decide, ids).await {
             Ok(made) => commit(tx).await.map(|()| made),
             Err(refused) => {

@@ -22,7 +22,7 @@ const ROUNDS: usize = 20;
 impl Upkeep for PgStore {
     async fn upkeep(&self, ahead: u32, retention: &Retention) -> Result<UpkeepDone> {
         // The lock belongs to a transaction that does nothing else, so that it goes with this call, however that ends.
-        let mut guard = self.pool().begin().await?;
+        let mut guard = self.begin().await?;
         let ours: bool = sqlx::query_scalar(
             "select pg_try_advisory_xact_lock($1) from set_config('idle_in_transaction_session_timeout', '0', true)",
         )

@@ -144,13 +144,15 @@ impl SqliteStore {
     /// Begins a transaction that writes. It waits for the one before; its instant is read when it has begun, so that instants rise
     /// in the order of transactions.
     async fn write(&self) -> Result<Work> {
-        let tx = self.writer.begin_with("begin immediate").await?;
+        let pool = self.writer.clone();
+        let tx = begun(async move { pool.begin_with("begin immediate").await }).await?;
         Ok(Work { tx, now: self.clock() })
     }
 
     /// Begins a transaction that sees one state of the database.
     async fn read(&self) -> Result<Work> {
-        let tx = self.readers.begin().await?;
+        let pool = self.readers.clone();
+        let tx = begun(async move { pool.begin().await }).await?;
         Ok(Work { tx, now: self.clock() })
     }
 
@@ -234,4 +236,12 @@ fn reserve(path: &Path) -> Result<(PathBuf, File)> {
 
 fn unusable(path: &Path, error: &dyn std::error::Error) -> StoreError {
     StoreError::Unusable(format!("{} cannot be opened: {error}", path.display()))
+}
+
+/// A transaction, begun on a task of its own, that a caller who goes away cannot stop: sqlx knows of it only once BEGIN is answered, and
+/// would give the connection to the next caller in the middle of it.
+async fn begun(
+    begin: impl Future<Output = sqlx::Result<Transaction<'static, Sqlite>>> + Send + 'static,
+) -> Result<Transaction<'static, Sqlite>> {
+    Ok(tokio::spawn(begin).await.unwrap_or(Err(sqlx::Error::PoolClosed))?)
 }
