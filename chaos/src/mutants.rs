@@ -26,8 +26,12 @@ pub struct Mutation {
     /// What is wrong with it.
     pub about: String,
     /// The faults that are to show it, in the order in which they are tried.
+    #[serde(default)]
     pub faults: Vec<String>,
-    /// The invariants that are to catch it.
+    /// Tests of the store that are to show it, by their names' beginnings: what it takes stands too rarely together in a world.
+    #[serde(default)]
+    pub tests: Vec<String>,
+    /// The invariants that are to catch it; where a test does, those that it holds to.
     pub expected: Vec<String>,
     pub edit: Vec<Edit>,
 }
@@ -148,6 +152,7 @@ async fn planted(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Pat
     }
     let built = build(tree).await;
     let seen = match &built {
+        Ok(()) if !mutation.tests.is_empty() => tested(mutation, tree).await?,
         Ok(()) => Box::pin(shown(mutation, tree, directory, chaos)).await,
         Err(_) => (BTreeSet::new(), String::new()),
     };
@@ -193,6 +198,27 @@ async fn shown(mutation: &Mutation, tree: &Path, directory: &Path, chaos: &Path)
     (BTreeSet::new(), String::new())
 }
 
+/// What the tests hold to, where one of them fails.
+async fn tested(mutation: &Mutation, tree: &Path) -> Result<(BTreeSet<String>, String)> {
+    let mut test = Command::new(tree.join("scripts/with-servers.sh"));
+    test.args(["cargo", "test", "--offline", "--quiet", "-p", "orrery-server", "--test", "store", "--"]);
+    test.args(&mutation.tests).current_dir(tree);
+    as_in_copy(&mut test, tree);
+    let done = test.output().await.tried(|| "running the tests".into())?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    if !said.contains("test result: ") {
+        return Err(world(format!("the tests do not run: {}", String::from_utf8_lossy(&done.stderr))));
+    }
+    let failed = said.lines().find_map(|line| line.strip_prefix("thread '")?.split('\'').next());
+    let failed = failed.or_else(|| said.lines().find_map(|line| line.strip_prefix("---- ")?.split(' ').next()));
+    Ok(match failed {
+        Some(name) if said.contains("test result: FAILED") => {
+            (mutation.expected.iter().cloned().collect(), format!("test {name}"))
+        }
+        _ => (BTreeSet::new(), String::new()),
+    })
+}
+
 /// Copies the sources, and what was built of other people's crates. What is there from before is brought up to date: only what differs is
 /// written, so that its time says that it is new.
 async fn copy(root: &Path, tree: &Path) -> Result<()> {
@@ -224,11 +250,15 @@ async fn copy(root: &Path, tree: &Path) -> Result<()> {
     done.tried(|| "copying what was built".into()).map(drop)
 }
 
+fn as_in_copy(cargo: &mut Command, tree: &Path) {
+    // Nobody looks for a line in them, and so they are built sooner.
+    cargo.env("CARGO_TARGET_DIR", tree.join("target")).env("CARGO_PROFILE_DEV_DEBUG", "0");
+}
+
 async fn build(tree: &Path) -> Result<()> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--offline", "--workspace", "--bins", "--quiet"]).current_dir(tree);
-    // Nobody looks for a line in them, and so they are built sooner.
-    cargo.env("CARGO_TARGET_DIR", tree.join("target")).env("CARGO_PROFILE_DEV_DEBUG", "0");
+    as_in_copy(&mut cargo, tree);
     let done = cargo.output().await.tried(|| "running cargo".into())?;
     if !done.status.success() {
         return Err(world(format!("it does not build: {}", String::from_utf8_lossy(&done.stderr))));
