@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Result, world};
 
 /// A row of `chaos.changes`; see `journal.sql`.
 #[derive(Clone, Debug, FromRow)]
@@ -86,8 +86,14 @@ pub const BY_SCHEDULE: i16 = 1;
 /// # Errors
 /// Where the tables are not those that it expects.
 pub async fn install(pool: &PgPool) -> Result<()> {
-    sqlx::raw_sql(include_str!("journal.sql")).execute(pool).await?;
-    Ok(())
+    for _ in 0..10 {
+        // All of it, or nothing. It locks tables that the coordinator is at, in another order: then one of them is ended.
+        match sqlx::raw_sql(include_str!("journal.sql")).execute(pool).await {
+            Err(error) if error.as_database_error().and_then(|db| db.code()).as_deref() == Some("40P01") => {}
+            done => return done.map(drop).map_err(Into::into),
+        }
+    }
+    Err(world("the triggers of the journal could not be put in place beside the coordinator"))
 }
 
 /// Every change, the oldest first.
