@@ -163,6 +163,17 @@ pub enum AttemptOutcome {
     Released,
 }
 
+impl Report {
+    /// What it makes of its attempt.
+    pub(crate) fn outcome(&self) -> AttemptOutcome {
+        match self.status {
+            ExecutionStatus::Completed => AttemptOutcome::Completed,
+            ExecutionStatus::Cancelled => AttemptOutcome::Cancelled,
+            _ => AttemptOutcome::Failed,
+        }
+    }
+}
+
 impl AttemptOutcome {
     /// The name in JSON.
     pub fn as_str(self) -> &'static str {
@@ -236,12 +247,7 @@ impl Execution {
     pub fn has_heard(&self, event: &Event) -> bool {
         let (spoken, outcome, error) = match event {
             Event::Finished { session_id, epoch, report } => {
-                let outcome = match report.status {
-                    ExecutionStatus::Completed => AttemptOutcome::Completed,
-                    ExecutionStatus::Cancelled => AttemptOutcome::Cancelled,
-                    _ => AttemptOutcome::Failed,
-                };
-                ((*session_id, *epoch), outcome, report.error_type)
+                ((*session_id, *epoch), report.outcome(), report.error_type)
             }
             Event::Interrupted { session_id, epoch } => {
                 ((*session_id, *epoch), AttemptOutcome::Interrupted, Some(ErrorType::SystemError))

@@ -201,11 +201,7 @@ fn granted(next: &mut Execution, event: &Event, lease: Lease, job_version: i64) 
 }
 
 fn finished(next: &mut Execution, lease: &Lease, report: &Report, policy: &Policy, now: DateTime<Utc>) {
-    let outcome = match report.status {
-        ExecutionStatus::Completed => AttemptOutcome::Completed,
-        ExecutionStatus::Cancelled => AttemptOutcome::Cancelled,
-        _ => AttemptOutcome::Failed,
-    };
+    let outcome = report.outcome();
     end_attempt(next, lease, outcome, report.error_type, &report.error_message, now);
     next.losses = 0;
     let error = report.error_type.unwrap_or(ErrorType::SystemError);

@@ -12,7 +12,7 @@ use crate::store::{Gates, Result, text};
 
 /// Locks that the gates of tenants, queues and keys share. Keys have no rows to lock, and there is no end to them: as many locks as keys
 /// would fill PostgreSQL's table of locks. Two gates with one lock only wait for each other.
-const STRIPES: u64 = 128;
+const STRIPES: i64 = 128;
 
 #[async_trait]
 impl Gates for PgStore {
@@ -99,11 +99,8 @@ fn stripe(gate: &Gate) -> i32 {
         Gate::Key(tenant, key) => (3, tenant, key.as_str()),
         Gate::Job(tenant, _) => (4, tenant, ""),
     };
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ kind;
-    for byte in tenant.as_bytes().iter().chain(name.as_bytes()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    i32::try_from((hash ^ (hash >> 32)) % STRIPES).unwrap_or(0)
+    let number = super::number_of(&[&[kind][..], tenant.as_bytes(), name.as_bytes()].concat());
+    i32::try_from(number.rem_euclid(STRIPES)).unwrap_or(0)
 }
 
 /// Locks the rows of jobs that nobody else has locked, and answers with their limits as they are now, by (tenant, job).

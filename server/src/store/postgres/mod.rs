@@ -267,7 +267,12 @@ fn check_schema(schema: &str) -> Result<()> {
 }
 
 fn scope_of(schema: &str) -> i64 {
-    let digest = Sha256::digest(schema.as_bytes());
+    number_of(schema.as_bytes())
+}
+
+/// A number for an advisory lock, the same in every coordinator whatever its version.
+fn number_of(name: &[u8]) -> i64 {
+    let digest = Sha256::digest(name);
     let mut bytes = [0_u8; 8];
     bytes.copy_from_slice(&digest[..8]);
     i64::from_be_bytes(bytes)
