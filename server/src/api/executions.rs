@@ -86,7 +86,7 @@ impl ExecutionService for Api {
         let id = request::id("id", &message.id)?;
         let reason = reason(message.reason, &principal)?;
         let event = Event::CancelRequested { reason };
-        let change = Change { execution: id, tenant: Some(principal.tenant()), event };
+        let change = Change { execution: id, tenant: Some(principal.tenant()), event, known: None };
         let answers = self.store.apply(vec![change]).await.map_err(Error::from)?;
         let answer = answers.into_iter().next().unwrap_or(Err(Rejected::Unknown));
         let execution = answer.map_err(|rejected| refused(id, &rejected))?;

@@ -148,7 +148,7 @@ impl Dispatcher {
             let sent = self.dispatch.on(session, attachment, |attached| {
                 attached.credits = attached.credits.saturating_sub(executions.len());
                 attached.held.extend(executions.iter().copied());
-                frames.into_iter().all(|leases| attached.send(Kind::Leases(LeaseBatch { leases })))
+                frames.into_iter().all(|leases| attached.send(Kind::Leases(LeaseBatch { leases, works: Vec::new() })))
             });
             if sent != Some(true) {
                 for (execution, epoch) in &executions {
@@ -204,8 +204,8 @@ fn lease(grant: &Grant) -> Lease {
         attempt: execution.attempt,
         scheduled_at: Some(Timestamp::from(execution.scheduled_at)),
         timeout_ms: i64::try_from(grant.timeout.max(Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX),
-        idempotency_key: execution.id.to_string(),
         traceparent: traced(execution).unwrap_or_default(),
+        ..Lease::default()
     }
 }
 

@@ -171,7 +171,8 @@ impl IntakeLoop {
     }
 
     async fn apply(&self, words: &[Word]) -> Result<Vec<Result<Execution, Rejected>>, StoreError> {
-        let change = |word: &Word| Change { execution: word.execution, tenant: None, event: word.event.clone() };
+        let change =
+            |word: &Word| Change { execution: word.execution, tenant: None, event: word.event.clone(), known: None };
         self.store.apply(words.iter().map(change).collect()).await
     }
 

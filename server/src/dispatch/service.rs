@@ -153,7 +153,7 @@ impl AgentApi {
                     break;
                 }
             };
-            if !self.take(id, attachment, kind).await {
+            if !self.take_all(id, attachment, kind).await {
                 break;
             }
         }
@@ -163,6 +163,17 @@ impl AgentApi {
             tracing::debug!(session = %id, %error, "a session could not be marked as detached; it will expire");
         }
         tracing::info!(session = %id, "an agent's stream has ended");
+    }
+
+    /// A message, or those of a batch in their order. `false` ends the stream.
+    async fn take_all(&self, id: Uuid, attachment: i64, said: Said) -> bool {
+        let Said::Batch(batch) = said else { return self.take(id, attachment, said).await };
+        for kind in batch.messages.into_iter().filter_map(|message| message.kind) {
+            if !self.take(id, attachment, kind).await {
+                return false;
+            }
+        }
+        true
     }
 
     /// One message. `false` ends the stream.
@@ -187,11 +198,20 @@ impl AgentApi {
                 let event = Event::Progressed { session_id: id, epoch: progress.epoch, percent: progress.percent };
                 self.say(id, &progress.execution_id, event).await;
             }
+            Said::Batch(_) => tracing::warn!(session = %id, "a batch within a batch is ignored"),
             Said::Finished(finished) if finished.interrupted => {
+                if finished.started {
+                    let event = Event::Started { session_id: id, epoch: finished.epoch };
+                    self.say(id, &finished.execution_id, event).await;
+                }
                 let event = Event::Interrupted { session_id: id, epoch: finished.epoch };
                 self.say(id, &finished.execution_id, event).await;
             }
             Said::Finished(finished) => {
+                if finished.started {
+                    let event = Event::Started { session_id: id, epoch: finished.epoch };
+                    self.say(id, &finished.execution_id, event).await;
+                }
                 let report = Box::new(reported(&finished));
                 let event = Event::Finished { session_id: id, epoch: finished.epoch, report };
                 self.say(id, &finished.execution_id, event).await;

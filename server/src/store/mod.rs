@@ -317,4 +317,7 @@ pub struct Change {
     /// Only where the execution is this tenant's.
     pub tenant: Option<Uuid>,
     pub event: Event,
+    /// The execution as the sender knows it since it was granted or last changed, if it does. An engine may decide on it instead of reading,
+    /// and then compares when it writes; what it is wrong about costs time, never truth.
+    pub known: Option<Arc<Execution>>,
 }

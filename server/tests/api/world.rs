@@ -254,7 +254,7 @@ impl World {
     }
 
     async fn apply(&self, grant: &Grant, event: Event) {
-        let change = Change { execution: grant.execution.id, tenant: None, event };
+        let change = Change { execution: grant.execution.id, tenant: None, event, known: None };
         self.store.apply(vec![change]).await.unwrap().remove(0).unwrap();
     }
 

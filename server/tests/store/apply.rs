@@ -125,7 +125,7 @@ pub async fn what_does_not_exist_is_unknown(store: DynStore) {
     let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
     let done = run(&store, &job, &agent, report(ExecutionStatus::Completed)).await;
     let live = trigger(&store, &job).await;
-    let of = |execution, tenant| Change { execution, tenant: Some(tenant), event: cancel_requested() };
+    let of = |execution, tenant| Change { execution, tenant: Some(tenant), event: cancel_requested(), known: None };
     let answers = store
         .apply(vec![
             of(Uuid::new_v4(), TENANT),

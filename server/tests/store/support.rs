@@ -189,7 +189,7 @@ pub async fn leased(store: &DynStore, job: &Job, session: &Session) -> Execution
 }
 
 pub fn change(execution: &Execution, event: Event) -> Change {
-    Change { execution: execution.id, tenant: None, event }
+    Change { execution: execution.id, tenant: None, event, known: None }
 }
 
 pub async fn apply(store: &DynStore, execution: &Execution, event: Event) -> Result<Execution, Rejected> {

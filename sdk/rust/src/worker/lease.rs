@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_proto::Json;
-use orrery_proto::v1::{Finished, HeldLease, Lease};
+use orrery_proto::v1::{Finished, HeldLease, Lease, LeaseBatch, Work};
 
 use crate::executor::Task;
 
@@ -51,10 +51,37 @@ impl fmt::Display for LeaseKey {
 /// The longest documented timeout of a job; holds where a lease names none, so that every attempt ends some day.
 const LONGEST: Duration = Duration::from_secs(604_800);
 
+/// The leases of a frame, each with what it has in common with others.
+pub(super) fn leases_of(batch: LeaseBatch) -> impl Iterator<Item = Lease> {
+    let LeaseBatch { leases, works } = batch;
+    leases.into_iter().map(move |lease| {
+        let work = usize::try_from(lease.work).ok().and_then(|at| works.get(at.checked_sub(1)?));
+        match work {
+            Some(work) => with_work(lease, work),
+            None => lease,
+        }
+    })
+}
+
+fn with_work(lease: Lease, work: &Work) -> Lease {
+    Lease {
+        job_id: work.job_id.clone(),
+        job_name: work.job_name.clone(),
+        tenant_id: work.tenant_id.clone(),
+        executor: work.executor.clone(),
+        config: work.config.clone(),
+        timeout_ms: work.timeout_ms,
+        work: 0,
+        ..lease
+    }
+}
+
 /// The task of a lease, its timeout capped by the worker's own limit.
 pub(super) fn task_of(lease: Lease, cap: Option<Duration>) -> Task {
     let given = u64::try_from(lease.timeout_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
     let timeout = given.unwrap_or(LONGEST).min(cap.unwrap_or(LONGEST)).min(LONGEST);
+    let idempotency_key =
+        if lease.idempotency_key.is_empty() { lease.execution_id.clone() } else { lease.idempotency_key };
     Task {
         execution_id: lease.execution_id,
         epoch: lease.epoch,
@@ -67,7 +94,7 @@ pub(super) fn task_of(lease: Lease, cap: Option<Duration>) -> Task {
         attempt: lease.attempt,
         scheduled_at: lease.scheduled_at.and_then(|at| at.instant()),
         timeout,
-        idempotency_key: lease.idempotency_key,
+        idempotency_key,
         traceparent: Some(lease.traceparent).filter(|text| !text.is_empty()),
     }
 }
@@ -75,6 +102,19 @@ pub(super) fn task_of(lease: Lease, cap: Option<Duration>) -> Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_leases_have_in_common_is_put_back_into_each() {
+        let lease = |id: &str, work| Lease { execution_id: id.into(), work, ..Lease::default() };
+        let work = Work { job_name: "report".into(), timeout_ms: 7, ..Work::default() };
+        let own = Lease { job_name: "own".into(), ..lease("c", 0) };
+        let batch = LeaseBatch { leases: vec![lease("a", 1), lease("b", 9), own], works: vec![work] };
+        let names: Vec<(String, String, i64)> =
+            leases_of(batch).map(|l| (l.execution_id, l.job_name, l.timeout_ms)).collect();
+        let expected = [("a", "report", 7), ("b", "", 0), ("c", "own", 0)];
+        assert_eq!(names, expected.map(|(id, name, ms)| (id.to_owned(), name.to_owned(), ms)));
+        assert_eq!(task_of(lease("a", 0), None).idempotency_key, "a");
+    }
 
     #[test]
     fn the_shorter_timeout_holds_and_none_is_no_excuse() {

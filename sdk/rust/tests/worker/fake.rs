@@ -231,7 +231,7 @@ impl Session {
     }
 
     pub(crate) async fn lease(&self, lease: Lease) {
-        self.send(Out::Leases(LeaseBatch { leases: vec![lease] })).await;
+        self.send(Out::Leases(LeaseBatch { leases: vec![lease], works: vec![] })).await;
     }
 
     pub(crate) async fn acknowledge(&self, finished: &Finished) {

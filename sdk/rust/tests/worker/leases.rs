@@ -58,7 +58,7 @@ async fn no_more_is_granted_than_there_are_slots() {
     let (mut session, _) = coordinator.welcome("s1", TTL).await;
     assert_eq!(session.credit().await, 2);
     let leases = ["a", "b", "c"].map(|id| lease(id, 1, "held"));
-    session.send(Out::Leases(LeaseBatch { leases: leases.into() })).await;
+    session.send(Out::Leases(LeaseBatch { leases: leases.into(), works: vec![] })).await;
     assert_eq!(session.started().await, "a");
     assert_eq!(session.started().await, "b");
     match session.next().await {

@@ -137,7 +137,7 @@ impl Engine {
                 Some(e) => event(*word, self.shared.speaker(&e, *holder), e.epoch - back),
                 None => event(*word, self.shared.sessions[0], 1),
             };
-            changes.push(Change { execution: id, tenant: None, event });
+            changes.push(Change { execution: id, tenant: None, event, known: None });
         }
         let answers = self.store.apply(changes).await.unwrap();
         let answers: Vec<String> = answers

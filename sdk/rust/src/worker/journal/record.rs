@@ -34,6 +34,8 @@ pub(super) struct Record {
     cpu_time_ms: Option<i64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     interrupted: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    started: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tail: Vec<Piece>,
 }
@@ -93,6 +95,7 @@ impl From<&Finished> for Record {
             memory_peak_mb: finished.memory_peak_mb,
             cpu_time_ms: finished.cpu_time_ms,
             interrupted: finished.interrupted,
+            started: finished.started,
         }
     }
 }
@@ -112,6 +115,7 @@ impl From<Record> for Finished {
             memory_peak_mb: record.memory_peak_mb,
             cpu_time_ms: record.cpu_time_ms,
             interrupted: record.interrupted,
+            started: record.started,
         }
     }
 }

@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::{Action, Kept, Mode, Session, State};
 use crate::executor::Outcome;
 use crate::worker::finished::{Cause, Ending, Limits, conclude};
-use crate::worker::lease::LeaseKey;
+use crate::worker::lease::{LeaseKey, leases_of};
 
 /// Agents of a coordinator that goes away move within this time, not all at once.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ impl State {
             From::HeartbeatAck(ack) => self.heartbeat_acknowledged(&ack),
             From::Leases(batch) => {
                 let mut refused = Vec::new();
-                for lease in batch.leases {
+                for lease in leases_of(batch) {
                     refused.extend(self.leased(lease, now).map(|key| key.held()));
                 }
                 if !refused.is_empty() {
@@ -36,6 +36,14 @@ impl State {
             From::Cancel(cancel) => self.cancel(&cancel, now),
             From::Revoke(revoke) => self.revoke_all(&revoke.leases),
             From::ResultAck(ack) => self.result_acknowledged(&ack),
+            From::ResultAcks(acks) => {
+                for accepted in &acks.accepted {
+                    self.result_settled(LeaseKey::from(accepted));
+                }
+                for refused in &acks.refused {
+                    self.result_acknowledged(refused);
+                }
+            }
             From::Drain(request) if request.reconnect => {
                 if let Some(attachment) = &mut self.attachment {
                     attachment.leave_at.get_or_insert(now + SPREAD.mul_f64(roll.clamp(0.0, 1.0)));
@@ -158,6 +166,11 @@ impl State {
         if !ack.accepted {
             warn!(lease = %key, reason = ack.reason, "the coordinator refuses the result");
         }
+        self.result_settled(key);
+    }
+
+    /// A result is wanted no more.
+    fn result_settled(&mut self, key: LeaseKey) {
         if self.results.remove(&key).is_some() {
             self.actions.push(Action::Forget(key));
         }

@@ -51,7 +51,7 @@ impl Bench {
 
     fn lease(&mut self, execution_id: &str, epoch: i64) {
         let lease = Lease { execution_id: execution_id.into(), epoch, ..Lease::default() };
-        self.message(Out::Leases(LeaseBatch { leases: vec![lease] }));
+        self.message(Out::Leases(LeaseBatch { leases: vec![lease], works: vec![] }));
     }
 
     fn pass(&mut self, ms: u64) {
@@ -77,7 +77,7 @@ impl Bench {
             Kind::Finished(f) => format!("finished {}@{} {}", f.execution_id, f.epoch, f.status().as_json_str()),
             Kind::Release(r) => format!("release {}", held(&r.leases)),
             Kind::Drain(_) => "drain".into(),
-            Kind::Register(_) | Kind::Goodbye(_) => "unexpected".into(),
+            Kind::Register(_) | Kind::Goodbye(_) | Kind::Batch(_) => "unexpected".into(),
         };
         self.state.settle();
         self.state.outbox().drain(..).map(short).collect()
