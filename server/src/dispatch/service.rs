@@ -24,7 +24,7 @@ use crate::config::Limits;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::execution::{Event, Execution, Report};
 use crate::reconcile::Signals;
-use crate::store::{DynStore, NewSession, Session, Wake};
+use crate::store::{DynStore, Holding, NewSession, Session, Wake};
 
 /// The protocol that this version speaks.
 const PROTOCOL: u32 = 1;
@@ -110,7 +110,10 @@ impl AgentApi {
         let ttl = self.limits.session_ttl();
         let named: Vec<(Uuid, i64)> = leases(&register.held).into_iter().collect();
         if let Ok(id) = register.session_id.parse::<Uuid>()
-            && let Some(resumed) = self.store.resume_session(id, agent, &named, ttl).await?
+            && let Some(resumed) = self
+                .store
+                .resume_session(id, agent, &Holding { leases: &named, continued: register.continued }, ttl)
+                .await?
         {
             self.announce(&resumed.taken_back).await;
             let held = resumed.held.iter().map(|lease| (lease.execution_id, lease.epoch)).collect();

@@ -168,14 +168,14 @@ pub trait Sessions: Send + Sync {
     async fn open_session(&self, session: &NewSession, ttl: Duration) -> Result<Session>;
 
     /// Attaches a living session to a coordinator, under the next attachment number, and renews it. `None` where it is over or belongs
-    /// to another tenant or name. In the same transaction the leases that the agent does not name in `held` (execution, epoch) are taken
+    /// to another tenant or name. In the same transaction the leases that the agent does not name in `held` are taken
     /// back: they were granted to a stream that was lost, or the agent has lost them. A claim for an older attachment either is seen here
     /// or finds that the attachment has changed.
     async fn resume_session(
         &self,
         id: Uuid,
         session: &NewSession,
-        held: &[(Uuid, i64)],
+        held: &Holding<'_>,
         ttl: Duration,
     ) -> Result<Option<Resumed>>;
 

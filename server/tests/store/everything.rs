@@ -105,7 +105,8 @@ impl World {
                 1 => {
                     held.truncate(held.len() / 2);
                     let named: Vec<(Uuid, i64)> = held.iter().map(|e| (e.id, e.epoch)).collect();
-                    let resumed = self.store.resume_session(agent.id, &agent.agent, &named, MINUTE).await.unwrap();
+                    let resumed =
+                        self.store.resume_session(agent.id, &agent.agent, &holding(&named), MINUTE).await.unwrap();
                     agent = resumed.expect("it lives").session;
                 }
                 2 => {

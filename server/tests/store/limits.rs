@@ -187,10 +187,11 @@ async fn crash(case: &Case, stop: Stop, then: Then) {
             }
         }
         Then::ResumesWithout => {
-            store.resume_session(agent.id, &agent.agent, &[], MINUTE).await.unwrap().unwrap();
+            store.resume_session(agent.id, &agent.agent, &Holding::default(), MINUTE).await.unwrap().unwrap();
         }
         Then::ResumesWith => {
-            let resumed = store.resume_session(agent.id, &agent.agent, &named, MINUTE).await.unwrap().unwrap();
+            let resumed =
+                store.resume_session(agent.id, &agent.agent, &holding(&named), MINUTE).await.unwrap().unwrap();
             if stop == Stop::FinishedUnacknowledged {
                 // It says it once more, and frees nothing twice.
                 for lease in &leases {

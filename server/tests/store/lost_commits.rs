@@ -149,7 +149,12 @@ async fn a_session_goes_on_once() {
     let mut attachment = agent.attachment;
     for way in WAYS {
         world.cutter.cut_next(way);
-        let resumed = world.cut.resume_session(agent.id, &agent.agent, &[], MINUTE).await.unwrap().expect("it lives");
+        let resumed = world
+            .cut
+            .resume_session(agent.id, &agent.agent, &Holding::default(), MINUTE)
+            .await
+            .unwrap()
+            .expect("it lives");
         assert!(resumed.session.attachment > attachment, "{way:?}");
         attachment = resumed.session.attachment;
         let renewed = world.whole.renew_sessions(&[(agent.id, attachment)], MINUTE).await.unwrap();

@@ -176,6 +176,7 @@ macro_rules! suite {
                 another_agent_cannot_resume
                 resuming_takes_back_what_is_not_named
                 resuming_takes_back_for_good_what_may_run_once
+                who_has_held_a_session_all_along_knows_what_it_has_not_begun
                 nothing_is_granted_to_an_older_attachment
                 only_the_newest_attachment_renews
                 an_outage_costs_no_session

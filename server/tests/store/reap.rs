@@ -24,7 +24,7 @@ pub async fn lost_leases_are_taken_back(store: DynStore) {
     assert_eq!((&back.state, back.losses, back.attempts[0].outcome), (&State::Pending, 1, AttemptOutcome::Lost));
     assert_eq!(execution(&store, leased.id).await, *back);
     assert!(store.held(agent.id).await.unwrap().is_empty());
-    assert_eq!(store.resume_session(agent.id, &agent.agent, &[], MINUTE).await.unwrap(), None);
+    assert_eq!(store.resume_session(agent.id, &agent.agent, &Holding::default(), MINUTE).await.unwrap(), None);
     let other = session(&store, "other").await;
     let again = claim(&store, &other, 1).await.grants.remove(0).execution;
     assert_eq!((again.epoch, again.attempt), (2, 2));

@@ -19,6 +19,11 @@ pub const USER: Uuid = Uuid::from_u128(7);
 pub const MINUTE: Duration = Duration::from_secs(60);
 pub const TIMEOUTS: Timeouts = Timeouts { default: Duration::from_secs(300), cap: Duration::from_secs(600) };
 
+/// What the successor of a process names.
+pub fn holding(leases: &[(Uuid, i64)]) -> Holding<'_> {
+    Holding { leases, continued: false }
+}
+
 pub fn spec(name: &str) -> JobSpec {
     JobSpec {
         name: name.to_owned(),

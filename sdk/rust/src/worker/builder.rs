@@ -251,6 +251,7 @@ impl WorkerBuilder {
             slots: self.slots,
             session_id: String::new(),
             held: Vec::new(),
+            continued: false,
         };
         let terms = Terms {
             slots: self.slots,

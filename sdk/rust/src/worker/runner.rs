@@ -150,7 +150,8 @@ impl Runner {
         }
         if self.connection.is_due() {
             let (session_id, held) = self.state.claim();
-            self.connection.start(Register { session_id, held, ..self.register.clone() });
+            let continued = self.state.continues();
+            self.connection.start(Register { session_id, held, continued, ..self.register.clone() });
         }
     }
 

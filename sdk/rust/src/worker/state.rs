@@ -141,6 +141,11 @@ impl State {
         }
     }
 
+    /// Whether the session to resume has been this process's from its beginning, so that everything ever begun under it is known here.
+    pub(super) fn continues(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| !session.inherited)
+    }
+
     /// The session of now, or the one to resume.
     pub(super) fn session_id(&self) -> Option<&str> {
         self.session.as_ref().map(|session| session.id.as_str()).or(self.inherited.as_deref())

@@ -1,5 +1,6 @@
 //! [`Sessions`].
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use super::leases::held;
 use super::rows::live_columns;
 use super::{PgStore, micros, retried, rows};
 use crate::execution::{Event, Execution, State};
-use crate::store::{Held, NewSession, Page, Renewed, Result, Resumed, Session, Sessions, StoreError, text};
+use crate::store::{Held, Holding, NewSession, Page, Renewed, Result, Resumed, Session, Sessions, StoreError, text};
 
 /// Before each try of a renewal: whoever holds a session's row does so for a moment.
 const RENEWAL_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(20), Duration::from_millis(100)];
@@ -60,7 +61,7 @@ impl Sessions for PgStore {
         &self,
         id: Uuid,
         session: &NewSession,
-        held: &[(Uuid, i64)],
+        held: &Holding<'_>,
         ttl: Duration,
     ) -> Result<Option<Resumed>> {
         let mut tries = Tries::new(&self.inner.evict);
@@ -180,7 +181,7 @@ impl PgStore {
         &self,
         id: Uuid,
         session: &NewSession,
-        named: &[(Uuid, i64)],
+        held: &Holding<'_>,
         ttl: Duration,
     ) -> Result<Option<Resumed>> {
         let mut tx = self.begin().await?;
@@ -212,27 +213,34 @@ impl PgStore {
             tx.rollback().await?;
             return Ok(None);
         };
+        let named: HashSet<(Uuid, i64)> = held.leases.iter().copied().collect();
         let (kept, lost): (Vec<Locked>, Vec<Locked>) = lock_held(&mut tx, id)
             .await?
             .into_iter()
             .partition(|l| named.contains(&(l.execution.id, l.execution.epoch)));
-        let held = kept.iter().map(|l| Held { session_id: id, execution_id: l.execution.id, epoch: l.execution.epoch });
-        let held = held.collect();
-        let taken_back = self.take_back(&mut tx, id, lost).await?;
+        let lease = |l: &Locked| Held { session_id: id, execution_id: l.execution.id, epoch: l.execution.epoch };
+        let kept = kept.iter().map(lease).collect();
+        let taken_back = self.take_back(&mut tx, id, lost, held.continued).await?;
         let session = session_of(&row, 0)?;
         commit(tx).await?;
-        Ok(Some(Resumed { session, held, taken_back }))
+        Ok(Some(Resumed { session, held: kept, taken_back }))
     }
 
-    /// Takes leases of a session back. What the agent has not begun goes to others as if it had never been given; what it has begun, or
-    /// what may not run twice, is lost.
-    async fn take_back(&self, tx: &mut PgConnection, id: Uuid, locked: Vec<Locked>) -> Result<Vec<Execution>> {
+    /// Takes leases of a session back. What the agent has not begun goes to others as if it had never been given; what it has begun is lost.
+    /// So is what may not run twice, unless its agent is known to tell of all that it begins (`tells_all`).
+    async fn take_back(
+        &self,
+        tx: &mut PgConnection,
+        id: Uuid,
+        locked: Vec<Locked>,
+        tells_all: bool,
+    ) -> Result<Vec<Execution>> {
         let now = super::clock(tx).await?;
         let changed = self
             .apply_to(tx, locked, now, |execution, policy| {
                 let epoch = execution.epoch;
                 match &execution.state {
-                    State::Leased(_) if policy.delivery != Delivery::AtMostOnce => {
+                    State::Leased(_) if tells_all || policy.delivery != Delivery::AtMostOnce => {
                         Event::Released { session_id: id, epoch }
                     }
                     _ => Event::LeaseExpired { session_id: id, epoch },
@@ -253,7 +261,8 @@ impl PgStore {
             .await?;
         if gone.rows_affected() > 0 {
             let locked = lock_held(&mut tx, id).await?;
-            self.take_back(&mut tx, id, locked).await?;
+            // It has told all that it had begun before it said goodbye.
+            self.take_back(&mut tx, id, locked, true).await?;
         }
         commit(tx).await?;
         Ok(())

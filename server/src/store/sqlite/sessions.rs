@@ -1,5 +1,6 @@
 //! Agents, as their sessions show them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use super::rows::{self, after, before, micros, to_json};
 use super::{SqliteStore, Work, executions};
 use crate::execution::{Event, Execution, State};
 use crate::store::text::{jsonb, plain};
-use crate::store::{Held, NewSession, Page, Reaped, Renewed, Result, Resumed, Session, Sessions};
+use crate::store::{Held, Holding, NewSession, Page, Reaped, Renewed, Result, Resumed, Session, Sessions};
 
 const TABLE: &str = "agent_sessions";
 
@@ -48,7 +49,7 @@ impl Sessions for SqliteStore {
         &self,
         id: Uuid,
         session: &NewSession,
-        named: &[(Uuid, i64)],
+        holding: &Holding<'_>,
         ttl: Duration,
     ) -> Result<Option<Resumed>> {
         let mut work = self.write().await?;
@@ -62,9 +63,10 @@ impl Sessions for SqliteStore {
             return Ok(None);
         }
         let leases = held(&mut work.tx, id, false).await?;
+        let named: HashSet<(Uuid, i64)> = holding.leases.iter().copied().collect();
         let (held, lost): (Vec<Held>, Vec<Held>) =
             leases.into_iter().partition(|lease| named.contains(&(lease.execution_id, lease.epoch)));
-        let taken_back = self.take_all_back(&mut work, &lost).await?;
+        let taken_back = self.take_all_back(&mut work, &lost, holding.continued).await?;
         let session = by_id(&mut work, id).await?.ok_or_else(|| rows::corrupt(TABLE, "a session was not stored"))?;
         work.commit().await?;
         Ok(Some(Resumed { session, held, taken_back }))
@@ -125,7 +127,8 @@ impl Sessions for SqliteStore {
             .await?;
         if done.rows_affected() > 0 {
             let leases = held(&mut work.tx, id, false).await?;
-            self.take_all_back(&mut work, &leases).await?;
+            // It has told all that it had begun before it said goodbye.
+            self.take_all_back(&mut work, &leases, true).await?;
         }
         work.commit().await
     }
@@ -164,14 +167,15 @@ impl Sessions for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Takes leases back. What was not begun goes to others as if it had never been given; what was, or what may not run twice, is lost.
-    async fn take_all_back(&self, work: &mut Work, leases: &[Held]) -> Result<Vec<Execution>> {
+    /// Takes leases back. What was not begun goes to others as if it had never been given; what was is lost. So is what may not run twice,
+    /// unless its agent is known to tell of all that it begins (`tells_all`).
+    async fn take_all_back(&self, work: &mut Work, leases: &[Held], tells_all: bool) -> Result<Vec<Execution>> {
         let mut reaped = Reaped::default();
         for lease in leases {
             let Some(execution) = executions::live(&mut work.tx, lease.execution_id).await? else { continue };
             let spec = self.spec(work, execution.job_id, execution.job_version).await?;
             let event = match execution.state {
-                State::Leased(_) if spec.delivery != Delivery::AtMostOnce => released,
+                State::Leased(_) if tells_all || spec.delivery != Delivery::AtMostOnce => released,
                 _ => lease_expired,
             };
             self.take_back(work, execution, &mut reaped, event).await?;

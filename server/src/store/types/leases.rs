@@ -76,6 +76,16 @@ pub struct Held {
     pub epoch: i64,
 }
 
+/// What an agent says it holds when it resumes its session.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Holding<'a> {
+    /// (execution, epoch).
+    pub leases: &'a [(Uuid, i64)],
+    /// The process that has held the session all along says so: a lease that it does not name, and has not told the beginning of, it never
+    /// began, and may be given to others whatever the delivery.
+    pub continued: bool,
+}
+
 /// What the reaper did.
 #[derive(Clone, Debug, Default)]
 pub struct Reaped {

@@ -51,6 +51,7 @@ pub enum Call {
     Resume {
         agent: usize,
         keep: u8,
+        continued: bool,
     },
     Reap {
         overdue: bool,
@@ -146,7 +147,8 @@ fn call() -> impl Strategy<Value = Call> {
         1 => agent().prop_map(|agent| Call::Kill { agent }),
         1 => (agent(), back()).prop_map(|(agent, back)| Call::Renew { agent, back }),
         1 => (agent(), back()).prop_map(|(agent, back)| Call::Close { agent, back }),
-        2 => (agent(), any::<u8>()).prop_map(|(agent, keep)| Call::Resume { agent, keep }),
+        2 => (agent(), any::<u8>(), any::<bool>())
+            .prop_map(|(agent, keep, continued)| Call::Resume { agent, keep, continued }),
         2 => any::<bool>().prop_map(|overdue| Call::Reap { overdue }),
         2 => (index(), prop::sample::select(CHANGES.to_vec())).prop_map(|(job, what)| Call::Change { job, what }),
     ]

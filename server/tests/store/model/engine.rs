@@ -79,7 +79,7 @@ impl Engine {
                 agent.dead |= *back == 0;
                 String::new()
             }
-            Call::Resume { agent, keep } => self.resume(*agent, *keep).await,
+            Call::Resume { agent, keep, continued } => self.resume(*agent, *keep, *continued).await,
             Call::Reap { overdue } => {
                 let slack = if *overdue { Duration::ZERO } else { DAY };
                 let done = self.store.reap(slack, 1000).await.unwrap();
@@ -150,7 +150,7 @@ impl Engine {
         answers.join("\n  ")
     }
 
-    async fn resume(&mut self, agent: usize, keep: u8) -> String {
+    async fn resume(&mut self, agent: usize, keep: u8, continued: bool) -> String {
         let session = self.agents[agent].session.clone();
         let mut held: Vec<(String, Held)> = self
             .store
@@ -163,7 +163,9 @@ impl Engine {
         held.sort_by(|a, b| a.0.cmp(&b.0));
         let kept = held.iter().enumerate().filter(|(n, _)| keep & (1 << (n % 8)) != 0);
         let named: Vec<(Uuid, i64)> = kept.map(|(_, (_, h))| (h.execution_id, h.epoch)).collect();
-        let Some(resumed) = self.store.resume_session(session.id, &session.agent, &named, MINUTE).await.unwrap() else {
+        let held_now = Holding { leases: &named, continued };
+        let Some(resumed) = self.store.resume_session(session.id, &session.agent, &held_now, MINUTE).await.unwrap()
+        else {
             return "over".to_owned();
         };
         let attachment = resumed.session.attachment;

@@ -114,11 +114,11 @@ impl Plain {
                 if self.sessions.get(&session).is_some_and(|s| s.attachment == attachment) {
                     self.sessions.remove(&session);
                     let held = self.held(session);
-                    self.take_back(&held);
+                    self.take_back(&held, true);
                 }
                 String::new()
             }
-            Call::Resume { agent, keep } => self.resume(*agent, *keep),
+            Call::Resume { agent, keep, continued } => self.resume(*agent, *keep, *continued),
             Call::Reap { overdue } => self.reap(*overdue),
             Call::Change { job, what } => self.change(*job, *what),
         }
@@ -383,12 +383,13 @@ impl Plain {
         self.executions.values().filter(held).map(|e| e.id).collect()
     }
 
-    /// What was not begun goes on as if it had never been given; what was, or what may run once only, is lost.
-    fn take_back(&mut self, leases: &[Uuid]) -> Vec<Execution> {
+    /// What was not begun goes on as if it had never been given; what was is lost, and what may run once only, unless its agent would have told.
+    fn take_back(&mut self, leases: &[Uuid], tells_all: bool) -> Vec<Execution> {
         let take = |id: &Uuid| {
             let e = &self.executions[id];
             let (session_id, epoch) = (e.lease().unwrap().session_id, e.epoch);
-            let is_untouched = matches!(e.state, State::Leased(_)) && self.policy(e).delivery != Delivery::AtMostOnce;
+            let is_repeatable = tells_all || self.policy(e).delivery != Delivery::AtMostOnce;
+            let is_untouched = matches!(e.state, State::Leased(_)) && is_repeatable;
             let event = match is_untouched {
                 true => Event::Released { session_id, epoch },
                 false => Event::LeaseExpired { session_id, epoch },
@@ -398,7 +399,7 @@ impl Plain {
         leases.iter().map(take).collect()
     }
 
-    fn resume(&mut self, agent: usize, keep: u8) -> String {
+    fn resume(&mut self, agent: usize, keep: u8, continued: bool) -> String {
         let session = self.agents[agent].session;
         let mut held: Vec<(String, Uuid)> =
             self.held(session).into_iter().map(|id| (self.shared.name(id), id)).collect();
@@ -411,7 +412,7 @@ impl Plain {
             held.into_iter().enumerate().partition(|(n, _)| keep & (1 << (n % 8)) != 0);
         let lost: Vec<Uuid> = lost.into_iter().map(|(_, (_, id))| id).collect();
         let kept = self.shared.names(kept.into_iter().map(|(_, (_, id))| id));
-        let back = self.take_back(&lost);
+        let back = self.take_back(&lost, continued);
         format!("{attachment} {kept:?}\n  {}", self.shared.shown_all(&back))
     }
 

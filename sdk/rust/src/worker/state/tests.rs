@@ -329,3 +329,17 @@ fn a_deadline_is_never_left_behind() {
         assert!(bench.state.deadline().is_none_or(|next| next > bench.now), "the loop would spin");
     }
 }
+
+#[test]
+fn only_who_has_held_a_session_all_along_says_that_it_knows_all_of_it() {
+    let mut bench = Bench::attached();
+    bench.state.detached();
+    assert!(bench.state.continues(), "what it does not name it never began");
+    let left = Left { session_id: Some("s1".into()), ..Left::default() };
+    let mut bench = Bench { state: State::new(TERMS, left), now: Instant::now() };
+    assert!(!bench.state.continues(), "the process before may have begun more");
+    bench.register("s1", "s1", true);
+    assert!(!bench.state.continues(), "nor does it know once it has resumed");
+    bench.register("s2", "", false);
+    assert!(bench.state.continues());
+}
