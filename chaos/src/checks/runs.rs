@@ -62,7 +62,9 @@ fn runs<'a>(ledger: &'a [Entry], findings: &mut Findings) -> Vec<Run<'a>> {
 fn attempts(past: &Past, plan: &JobPlan, promises: Promises, findings: &mut Findings) {
     let told: Vec<Value> =
         past.attempts.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let outcomes: Vec<&str> = told.iter().filter_map(|attempt| attempt["outcome"].as_str()).collect();
+    // The only attempt is told by the end itself.
+    let only = past.worker_id.filter(|_| past.attempts.is_none()).map(|_| past.status.as_str());
+    let outcomes: Vec<&str> = told.iter().filter_map(|attempt| attempt["outcome"].as_str()).chain(only).collect();
     let failed = outcomes.iter().filter(|o| **o == "failed").count();
     let lost = outcomes.iter().filter(|o| **o == "lost").count();
     let budget = usize::try_from(plan.retries).unwrap_or_default() + 1;

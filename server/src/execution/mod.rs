@@ -259,6 +259,27 @@ impl Execution {
         })
     }
 
+    /// The only attempt of an execution that is over, as far as its end tells it: history does not keep it twice.
+    pub(crate) fn implied_attempt(&self) -> Option<Attempt> {
+        let State::Done(outcome) = &self.state else { return None };
+        let ended = match outcome.status {
+            ExecutionStatus::Completed => AttemptOutcome::Completed,
+            ExecutionStatus::Cancelled => AttemptOutcome::Cancelled,
+            _ => AttemptOutcome::Failed,
+        };
+        Some(Attempt {
+            number: self.attempt,
+            epoch: self.epoch,
+            session_id: outcome.session_id?,
+            worker_name: outcome.worker_name.clone(),
+            started_at: outcome.started_at,
+            ended_at: outcome.completed_at,
+            outcome: ended,
+            error_type: outcome.error_type,
+            error_message: outcome.error_message.clone(),
+        })
+    }
+
     /// Retries begun: attempts that failed and were followed by another. What was lost, interrupted or released used up none.
     pub fn retries(&self) -> i32 {
         let is_between = self.lease().is_none();

@@ -194,7 +194,8 @@ pub async fn leased(store: &DynStore, job: &Job, session: &Session) -> Execution
 }
 
 pub fn change(execution: &Execution, event: Event) -> Change {
-    Change { execution: execution.id, tenant: None, event, known: None }
+    // What the sender knows may be stale: an engine that decides on it must compare.
+    Change { execution: execution.id, tenant: None, event, known: Some(std::sync::Arc::new(execution.clone())) }
 }
 
 pub async fn apply(store: &DynStore, execution: &Execution, event: Event) -> Result<Execution, Rejected> {

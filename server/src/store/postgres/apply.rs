@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::commit::commit;
 use super::rows::live_columns;
-use super::{PgStore, rows, write};
+use super::{PgStore, quick, rows, write};
 use crate::execution::{self, Event, Execution, Policy, Rejected, State};
 use crate::job::{JobSpec, RetryPolicy};
 use crate::store::{Change, Result};
@@ -30,7 +30,7 @@ pub(super) struct Locked {
 
 impl Locked {
     pub(super) fn of(row: &PgRow) -> Result<Self> {
-        Ok(Self { execution: rows::live(row)?, current_version: row.try_get("current_version")? })
+        Ok(Self { execution: rows::live(row)?, current_version: rows::current_version(row)? })
     }
 
     /// The definition it runs: the one of its start, or the job's of now.
@@ -40,18 +40,17 @@ impl Locked {
     }
 }
 
-pub(super) fn spec_of(specs: &SpecMap, locked: &Locked) -> Result<Arc<JobSpec>> {
-    let (job, version) = locked.version();
+pub(super) fn spec_of(specs: &SpecMap, (job, version): (Uuid, i64)) -> Result<Arc<JobSpec>> {
     let missing = || rows::corrupt("job_versions", "version", format!("missing: {version} of job {job}"));
     specs.get(&(job, version)).cloned().ok_or_else(missing)
 }
 
 /// What decides over the execution. Where its definition cannot be read: what repeats nothing.
-pub(super) fn policy_of(specs: &SpecMap, locked: &Locked) -> Policy {
-    match spec_of(specs, locked) {
+pub(super) fn policy_of(specs: &SpecMap, version: (Uuid, i64)) -> Policy {
+    match spec_of(specs, version) {
         Ok(spec) => Policy { retry: spec.retry.clone(), delivery: spec.delivery, random: rand::random() },
         Err(error) => {
-            tracing::error!(execution = %locked.execution.id, %error, "nobody knows whether this is to be repeated; it is not");
+            tracing::error!(job = %version.0, %error, "nobody knows whether this is to be repeated; it is not");
             Policy { retry: RetryPolicy::default(), delivery: Delivery::AtMostOnce, random: 0.0 }
         }
     }
@@ -86,8 +85,63 @@ impl PgStore {
     /// `said` are the answers of a try before this one whose outcome is unknown, and then of this one.
     pub(super) async fn try_apply(&self, changes: &[Change], said: &mut Option<Answers>) -> Result<Answers> {
         let mut tx = self.begin().await?;
-        let mut known = self.known(&mut tx, changes).await?;
-        let standing = known.standing(changes, said.as_ref());
+        let quick = if said.is_none() { quick::decidable(changes) } else { HashMap::new() };
+        let mut answers: Vec<Option<std::result::Result<Execution, Rejected>>> = vec![None; changes.len()];
+        if !quick.is_empty() {
+            self.apply_quickly(&mut tx, changes, &quick, &mut answers).await?;
+        }
+        let left: Vec<usize> = (0..changes.len()).filter(|at| answers[*at].is_none()).collect();
+        if !left.is_empty() {
+            let changes: Vec<&Change> = left.iter().map(|at| &changes[*at]).collect();
+            for (at, answer) in left.iter().zip(self.apply_locked(&mut tx, &changes, said.as_ref()).await?) {
+                answers[*at] = Some(answer);
+            }
+        }
+        let answers: Answers = answers.into_iter().map(|a| a.unwrap_or(Err(Rejected::Unknown))).collect();
+        *said = Some(answers.clone());
+        commit(tx).await?;
+        Ok(answers)
+    }
+
+    /// Decides on what the senders know and writes it where the rows are still what they think, without reading them first. What was not
+    /// written has no answer yet.
+    async fn apply_quickly(
+        &self,
+        tx: &mut PgConnection,
+        changes: &[Change],
+        quick: &HashMap<Uuid, &Execution>,
+        answers: &mut [Option<std::result::Result<Execution, Rejected>>],
+    ) -> Result<()> {
+        let sessions = changes.iter().filter_map(|c| c.event.spoken_for().map(|(session, _)| session)).collect();
+        let (now, alive) = living(tx, sessions).await?;
+        let specs = self.inner.specs.load(tx, quick.values().map(|e| (e.job_id, e.job_version))).await?;
+        let mut known = Known { now, alive, live: BTreeMap::new(), over: HashMap::new() };
+        for (id, execution) in quick {
+            let policy = policy_of(&specs, (execution.job_id, execution.job_version));
+            known.live.insert(*id, ((*execution).clone(), policy));
+        }
+        let mut said: Vec<(usize, std::result::Result<Execution, Rejected>)> = Vec::with_capacity(changes.len());
+        for (at, change) in changes.iter().enumerate().filter(|(_, change)| quick.contains_key(&change.execution)) {
+            said.push((at, known.decide(change)));
+        }
+        let written = quick::write(tx, quick, &known.live).await?;
+        for (at, answer) in said {
+            if written.contains(&changes[at].execution) {
+                answers[at] = Some(answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads under locks, decides, writes.
+    async fn apply_locked(
+        &self,
+        tx: &mut PgConnection,
+        changes: &[&Change],
+        said: Option<&Answers>,
+    ) -> Result<Answers> {
+        let mut known = self.known(tx, changes).await?;
+        let standing = known.standing(changes, said);
         let mut touched: BTreeMap<Uuid, bool> = BTreeMap::new();
         let mut answers = Vec::with_capacity(changes.len());
         for (change, standing) in changes.iter().zip(standing) {
@@ -106,14 +160,12 @@ impl PgStore {
             let ids = touched.iter().filter(|(_, o)| **o == only).map(|(id, _)| id);
             ids.filter_map(|id| known.live.get(id).map(|(execution, _)| execution)).collect()
         };
-        write::save_progress(&mut tx, &of(true)).await?;
-        write::save(&mut tx, &of(false)).await?;
-        *said = Some(answers.clone());
-        commit(tx).await?;
+        write::save_progress(tx, &of(true)).await?;
+        write::save(tx, &of(false)).await?;
         Ok(answers)
     }
 
-    async fn known(&self, tx: &mut PgConnection, changes: &[Change]) -> Result<Known> {
+    async fn known(&self, tx: &mut PgConnection, changes: &[&Change]) -> Result<Known> {
         let ids: HashSet<Uuid> = changes.iter().map(|c| c.execution).collect();
         let locked = lock(tx, &ids.iter().copied().collect::<Vec<_>>()).await?;
         let sessions: HashSet<Uuid> =
@@ -123,7 +175,7 @@ impl PgStore {
         let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
         let mut live = BTreeMap::new();
         for l in locked {
-            let policy = policy_of(&specs, &l);
+            let policy = policy_of(&specs, l.version());
             live.insert(l.execution.id, (l.execution, policy));
         }
         let missing: Vec<Uuid> = ids.into_iter().filter(|id| !live.contains_key(id)).collect();
@@ -142,7 +194,7 @@ impl PgStore {
         let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
         let mut changed = Vec::with_capacity(locked.len());
         for l in locked {
-            let policy = policy_of(&specs, &l);
+            let policy = policy_of(&specs, l.version());
             if let Ok(next) = applied(&l.execution, &event(&l.execution, &policy), &policy, now) {
                 changed.push((l.execution, next));
             }
@@ -155,15 +207,15 @@ impl PgStore {
 impl Known {
     /// By change: what a try before this one made of it, where that was written after all. A transaction is written whole: what one change has
     /// left behind speaks for all.
-    fn standing(&self, changes: &[Change], said: Option<&Answers>) -> Vec<Option<Execution>> {
+    fn standing(&self, changes: &[&Change], said: Option<&Answers>) -> Vec<Option<Execution>> {
         let Some(said) = said else { return vec![None; changes.len()] };
         let made = || changes.iter().zip(said).map(|(change, answer)| (change, answer.as_ref().ok()));
         let stored = |id: Uuid| self.live.get(&id).map(|(live, _)| live).or_else(|| self.over.get(&id));
-        let is_trace = |(change, made): (&Change, Option<&Execution>)| {
+        let is_trace = |(change, made): (&&Change, Option<&Execution>)| {
             made.is_some_and(|made| stored(made.id).is_some_and(|stored| came_of(stored, made, &change.event)))
         };
         let is_written = made().any(is_trace);
-        let stands = |(change, made): (&Change, Option<&Execution>)| {
+        let stands = |(change, made): (&&Change, Option<&Execution>)| {
             made.filter(|made| is_written || stored(made.id).is_some_and(|stored| is_moot(stored, &change.event)))
                 .cloned()
         };
@@ -223,12 +275,17 @@ fn is_moot(stored: &Execution, event: &Event) -> bool {
     }
 }
 
-/// Locks live executions, in the order of their ids.
+/// Locks live executions, in the order of their ids; each is found by its key, see [`super::pick::lock`].
 pub(super) async fn lock(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Locked>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let found = sqlx::query(concat!(
         "select ",
         live_columns!(),
-        " from live_executions e join scheduled_jobs j on j.id = e.job_id where e.id = any($1) order by e.id for update of e"
+        " from (select id from unnest($1::uuid[]) as u(id) order by id) p
+         cross join lateral (select * from live_executions l where l.id = p.id limit 1 for update) e
+         join scheduled_jobs j on j.id = e.job_id"
     ))
     .bind(ids)
     .fetch_all(tx)

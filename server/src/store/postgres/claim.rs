@@ -149,8 +149,8 @@ impl PgStore {
                 continue;
             }
             // What cannot be read waits, and holds nobody up.
-            let Ok(spec) = spec_of(&specs, &locked) else { continue };
-            let policy = policy_of(&specs, &locked);
+            let Ok(spec) = spec_of(&specs, locked.version()) else { continue };
+            let policy = policy_of(&specs, locked.version());
             let timeout = spec.timeout(claim.timeouts);
             let event = Event::Granted {
                 session_id: assignment.session_id,
@@ -162,7 +162,7 @@ impl PgStore {
                 grants.push(Grant { execution, spec, timeout, attachment: assignment.attachment });
             }
         }
-        write::save(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
+        write::grant(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
         Ok(grants)
     }
 }

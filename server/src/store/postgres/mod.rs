@@ -20,6 +20,7 @@ mod logs;
 mod partitions;
 mod pick;
 mod plan;
+mod quick;
 mod reach;
 mod reads;
 mod release;

@@ -197,7 +197,8 @@ async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: us
     found.iter().map(group).collect()
 }
 
-/// Locks what was picked and nobody else has locked, in the order of the picking.
+/// Locks what was picked and nobody else has locked, in the order of the picking. Each row is found by its key, whatever the planner believes of
+/// the table's size: a statement that joined the ids would read all that waits where statistics are old.
 pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i64) -> Result<Vec<Found>> {
     if picked.is_empty() {
         return Ok(Vec::new());
@@ -205,13 +206,17 @@ pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i
     let rows = sqlx::query(concat!(
         "select ",
         live_columns!(),
-        ", j.max_concurrent::bigint as of_job, coalesce(q.max_concurrent, 0)::bigint as of_queue,
-           coalesce(t.max_concurrent, $2)::bigint as of_tenant
-         from live_executions e join scheduled_jobs j on j.id = e.job_id
+        ", j.max_concurrent::bigint, coalesce(q.max_concurrent, 0)::bigint, coalesce(t.max_concurrent, $2)::bigint
+         from unnest($1::uuid[]) as p(id)
+         cross join lateral (
+            select * from live_executions l
+            where l.id = p.id and l.state = 1 and l.cancel_requested_at is null
+              and (l.start_by is null or l.start_by > statement_timestamp())
+            limit 1 for update skip locked
+         ) e
+         join scheduled_jobs j on j.id = e.job_id
          left join queue_limits q on q.tenant_id = e.tenant_id and q.name = e.queue
-         left join tenant_limits t on t.tenant_id = e.tenant_id
-         where e.id = any($1) and e.state = 1 and e.cancel_requested_at is null
-           and (e.start_by is null or e.start_by > statement_timestamp()) for update of e skip locked"
+         left join tenant_limits t on t.tenant_id = e.tenant_id"
     ))
     .bind(picked)
     .bind(tenant_limit)
@@ -220,7 +225,7 @@ pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i
     let mut found = HashMap::with_capacity(rows.len());
     for row in &rows {
         let locked = Locked::of(row)?;
-        let of: [i64; 3] = [row.try_get("of_job")?, row.try_get("of_queue")?, row.try_get("of_tenant")?];
+        let of: [i64; 3] = [row.try_get(33)?, row.try_get(34)?, row.try_get(35)?];
         let gates = Gate::of(&locked.execution);
         let limit = |gate: &Gate| match gate {
             Gate::Job(..) => Some(of[0]).filter(|limit| *limit > 0),
@@ -231,6 +236,6 @@ pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i
         let limits = gates.iter().filter_map(|gate| Some((gate.clone(), limit(gate)?))).collect();
         found.insert(locked.execution.id, Found { locked, gates, limits });
     }
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::with_capacity(picked.len());
     Ok(picked.iter().filter(|id| seen.insert(**id)).filter_map(|id| found.remove(id)).collect())
 }

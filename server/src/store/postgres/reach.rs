@@ -106,7 +106,8 @@ async fn answers(connection: &mut PgConnection, evict: &Evict) -> sqlx::Result<b
     }
 }
 
-/// Settings of every connection: nothing may hold a lock, or wait for one, for long. Answers with whether the server is a standby.
+/// Settings of every connection: nothing may hold a lock, or wait for one, for long; and what is hot is in memory, where an index is no
+/// dearer than a table. Answers with whether the server is a standby.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     path: Option<&str>,
@@ -116,6 +117,7 @@ pub(super) async fn settle(
     let settings = "select set_config('statement_timeout', $2, false), set_config('lock_timeout', $3, false),
         set_config('idle_in_transaction_session_timeout', $2, false), set_config('jit', 'off', false),
         set_config('timezone', 'UTC', false),
+        set_config('random_page_cost', '1.1', false),
         set_config('search_path', coalesce($1, current_setting('search_path')), false)";
     let ms = |time: Duration| format!("{}ms", time.as_millis());
     sqlx::query(settings).bind(path).bind(ms(statement)).bind(ms(lock)).execute(&mut *connection).await?;

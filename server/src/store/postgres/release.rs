@@ -128,7 +128,7 @@ impl PgStore {
         .await?;
         let locked = found.iter().map(Locked::of).collect::<Result<Vec<_>>>()?;
         let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
-        locked.into_iter().map(|l| Ok((l.execution.clone(), policy_of(&specs, &l)))).collect()
+        locked.into_iter().map(|l| Ok((l.execution.clone(), policy_of(&specs, l.version())))).collect()
     }
 }
 
@@ -246,15 +246,15 @@ async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Due, DateTime<
     // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot.
     let found = sqlx::query(concat!(
         "with late as materialized (
-            select true as late, ",
+            select ",
         live_columns!(),
-        " from live_executions e join scheduled_jobs j on j.id = e.job_id
+        ", true as is_late from live_executions e join scheduled_jobs j on j.id = e.job_id
             where e.state = 0 and e.run_at < statement_timestamp() - $2 * interval '1 microsecond'
             order by e.run_at, e.id limit ($1::bigint + 1) / 2 for update of e skip locked
          ), soon as materialized (
-            select false as late, ",
+            select ",
         live_columns!(),
-        " from live_executions e join scheduled_jobs j on j.id = e.job_id
+        ", false as is_late from live_executions e join scheduled_jobs j on j.id = e.job_id
             where e.state = 0 and e.run_at <= statement_timestamp()
                 and e.run_at >= statement_timestamp() - $2 * interval '1 microsecond'
             order by e.run_at, e.id limit $1::bigint - (select count(*) from late) for update of e skip locked
@@ -271,7 +271,7 @@ async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Due, DateTime<
     };
     let (mut due, mut unreadable) = (Due::default(), Vec::new());
     for row in &found {
-        due.late += usize::from(row.try_get::<bool, _>("late")?);
+        due.late += usize::from(row.try_get::<bool, _>("is_late")?);
         match rows::live(row) {
             Ok(execution) => due.executions.push(execution),
             Err(error) => {

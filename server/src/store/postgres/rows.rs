@@ -30,7 +30,7 @@ macro_rules! live_columns {
 /// The columns of a finished execution, of tables `h` (job_executions) and `j` (scheduled_jobs).
 macro_rules! done_columns {
     () => {
-        "h.id, h.tenant_id, h.job_id, h.lane_id, h.epoch, h.job_version, h.scheduled_at, h.run_at, null::timestamptz as start_by, h.created_at, h.started_at,
+        "h.id, h.tenant_id, h.job_id, h.lane_id, h.epoch, h.job_version, h.scheduled_at, h.run_at, h.created_at, h.started_at,
          h.completed_at, h.cancel_requested_at, h.priority, h.attempt, h.losses, h.trigger_type, h.progress, h.worker_id,
          h.triggered_by, h.retry_of, h.queue, h.worker_name, h.cancel_reason, h.traceparent, h.parameters::text as parameters,
          h.attempts::text as attempts, h.status, h.duration_ms, h.result::text as result, h.error_type, h.error_message,
@@ -79,29 +79,61 @@ fn trigger_of(number: i16) -> Result<TriggerType> {
     TriggerType::try_from(i32::from(number)).map_err(|_| corrupt("live_executions", "trigger_type", number))
 }
 
+/// A live execution, of a row that begins with [`live_columns`]: read by place, for names would be looked up thirty times a row.
 pub(super) fn live(row: &PgRow) -> Result<Execution> {
-    let state = match row.try_get("state")? {
+    let started_at: Option<DateTime<Utc>> = row.try_get(11)?;
+    let state = match row.try_get(17)? {
         SCHEDULED => State::Scheduled,
         PENDING => State::Pending,
-        LEASED => leased(row)?,
+        LEASED => {
+            let lease = Lease {
+                session_id: row.try_get(20)?,
+                worker_name: row.try_get::<Option<String>, _>(24)?.unwrap_or_default(),
+                granted_at: row.try_get(10)?,
+                started_at,
+                deadline: row.try_get(12)?,
+            };
+            if started_at.is_some() { State::Running(lease) } else { State::Leased(lease) }
+        }
         other => return Err(corrupt("live_executions", "state", other)),
     };
-    let execution = execution(row, "live_executions", state, trigger_of(row.try_get("trigger_type")?)?)?;
-    let key: String = row.try_get("concurrency_key")?;
-    let limit = row.try_get("key_limit")?;
-    Ok(Execution { concurrency: (!key.is_empty()).then_some(Concurrency { key, limit }), ..execution })
+    let attempts: Option<&str> = row.try_get(28)?;
+    let key: Option<&str> = row.try_get(29)?;
+    let limit: i32 = row.try_get(30)?;
+    let concurrency = key.filter(|key| !key.is_empty()).map(|key| Concurrency { key: key.to_owned(), limit });
+    Ok(Execution {
+        id: row.try_get(0)?,
+        tenant_id: row.try_get(1)?,
+        job_id: row.try_get(2)?,
+        lane_id: row.try_get(3)?,
+        epoch: row.try_get(4)?,
+        job_version: row.try_get(5)?,
+        scheduled_at: row.try_get(6)?,
+        run_at: row.try_get(7)?,
+        start_by: row.try_get(8)?,
+        created_at: row.try_get(9)?,
+        cancel_requested_at: row.try_get(13)?,
+        priority: row.try_get(14)?,
+        attempt: row.try_get(15)?,
+        losses: row.try_get(16)?,
+        state,
+        trigger: trigger_of(row.try_get(18)?)?,
+        progress: i32::from(row.try_get::<i16, _>(19)?),
+        triggered_by: row.try_get(21)?,
+        retry_of: row.try_get(22)?,
+        queue: row.try_get(23)?,
+        cancel_reason: row.try_get(25)?,
+        traceparent: row.try_get(26)?,
+        parameters: row.try_get(27)?,
+        attempts: attempts.map_or_else(|| Ok(Vec::new()), |text| json("live_executions", text))?,
+        concurrency,
+        job_name: row.try_get(31)?,
+    })
 }
 
-fn leased(row: &PgRow) -> Result<State> {
-    let started_at: Option<DateTime<Utc>> = row.try_get("started_at")?;
-    let lease = Lease {
-        session_id: row.try_get("session_id")?,
-        worker_name: row.try_get::<Option<String>, _>("worker_name")?.unwrap_or_default(),
-        granted_at: row.try_get("granted_at")?,
-        started_at,
-        deadline: row.try_get("deadline")?,
-    };
-    Ok(if started_at.is_some() { State::Running(lease) } else { State::Leased(lease) })
+/// The job's version of now, of such a row.
+pub(super) fn current_version(row: &PgRow) -> Result<i64> {
+    Ok(row.try_get(32)?)
 }
 
 pub(super) fn done(row: &PgRow) -> Result<Execution> {
@@ -127,13 +159,8 @@ pub(super) fn done(row: &PgRow) -> Result<Execution> {
     };
     let trigger = text(row, "trigger_type")?;
     let trigger = TriggerType::from_json_str(trigger).ok_or_else(|| corrupt(table, "trigger_type", trigger))?;
-    execution(row, table, State::Done(outcome), trigger)
-}
-
-/// What live and finished executions have in common.
-fn execution(row: &PgRow, table: &'static str, state: State, trigger: TriggerType) -> Result<Execution> {
     let attempts: Option<&str> = row.try_get("attempts")?;
-    Ok(Execution {
+    let mut execution = Execution {
         id: row.try_get("id")?,
         tenant_id: row.try_get("tenant_id")?,
         job_id: row.try_get("job_id")?,
@@ -145,22 +172,27 @@ fn execution(row: &PgRow, table: &'static str, state: State, trigger: TriggerTyp
         priority: row.try_get("priority")?,
         scheduled_at: row.try_get("scheduled_at")?,
         run_at: row.try_get("run_at")?,
-        start_by: row.try_get("start_by")?,
+        start_by: None,
         created_at: row.try_get("created_at")?,
-        state,
+        state: State::Done(outcome),
         attempt: row.try_get("attempt")?,
         epoch: row.try_get("epoch")?,
         losses: row.try_get("losses")?,
         job_version: row.try_get("job_version")?,
         progress: i32::from(row.try_get::<i16, _>("progress")?),
-        attempts: attempts.map_or_else(|| Ok(Vec::new()), |text| json(table, text))?,
+        attempts: Vec::new(),
         parameters: row.try_get("parameters")?,
         cancel_requested_at: row.try_get("cancel_requested_at")?,
         cancel_reason: row.try_get("cancel_reason")?,
         retry_of: row.try_get("retry_of")?,
         traceparent: row.try_get("traceparent")?,
         concurrency: None,
-    })
+    };
+    execution.attempts = match attempts {
+        Some(text) => json(table, text)?,
+        None => execution.implied_attempt().into_iter().collect(),
+    };
+    Ok(execution)
 }
 
 pub(super) fn job(row: &PgRow, specs: &Specs) -> Result<Job> {

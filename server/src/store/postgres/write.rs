@@ -6,15 +6,15 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::rows::{LEASED, PENDING, SCHEDULED, trigger_number};
-use crate::execution::{Execution, Outcome, State, instant_of, manual_id};
+use crate::execution::{Execution, Lease, Outcome, State, instant_of, manual_id};
 use crate::store::{NewOmission, Result, text};
 
 /// One column of a set of rows.
-fn column<'a, R, T>(rows: &[&'a R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+pub(super) fn column<'a, R, T>(rows: &[&'a R], of: impl Fn(&'a R) -> T) -> Vec<T> {
     rows.iter().map(|row| of(row)).collect()
 }
 
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text::plain(text).into_owned()
 }
 
@@ -27,7 +27,7 @@ fn state_number(state: &State) -> i16 {
     }
 }
 
-fn progress(execution: &Execution) -> i16 {
+pub(super) fn progress(execution: &Execution) -> i16 {
     i16::try_from(execution.progress).unwrap_or(0)
 }
 
@@ -37,6 +37,17 @@ fn attempts(execution: &Execution) -> Option<String> {
     }
     // Plain values always can be written.
     serde_json::to_string(&execution.attempts).ok()
+}
+
+/// What history keeps of the attempts: nothing where the end itself tells it, for that is every execution that went well.
+pub(super) fn kept_attempts(execution: &Execution) -> Option<String> {
+    let implied = execution.implied_attempt();
+    match (execution.attempts.as_slice(), &implied) {
+        ([], None) => None,
+        ([], Some(_)) => Some("[]".to_owned()),
+        ([only], Some(implied)) if only == implied => None,
+        _ => attempts(execution).map(|json| text::jsonb(&json).into_owned()),
+    }
 }
 
 /// Inserts new executions (state Scheduled or Pending); answers with the ids of those that did not exist yet. One that is in history
@@ -109,18 +120,32 @@ pub(super) async fn save_progress(connection: &mut PgConnection, executions: &[&
     Ok(())
 }
 
+/// Rows of a set, each with the place of its live row, which is found by its key (`limit 1`) whatever the planner believes of the table: a
+/// statement that joined the ids would read all that waits where statistics are old.
+macro_rules! placed {
+    ($columns:literal) => {
+        concat!(
+            "with u as materialized (select u.*, l.ctid as place from unnest(",
+            $columns,
+            " cross join lateral (select l.ctid from live_executions l where l.id = u.id limit 1) l) "
+        )
+    };
+}
+
 async fn update(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()> {
-    sqlx::query(
+    sqlx::query(concat!(
+        placed!(
+            "$1::uuid[], $2::smallint[], $3::timestamptz[], $4::integer[], $5::bigint[], $6::integer[], $7::bigint[],
+            $8::smallint[], $9::text[], $10::timestamptz[], $11::text[], $12::uuid[], $13::text[], $14::timestamptz[],
+            $15::timestamptz[], $16::timestamptz[]) as u(id, state, run_at, attempt, epoch, losses, job_version, progress,
+            attempts, cancel_requested_at, cancel_reason, session_id, worker_name, granted_at, started_at, deadline)"
+        ),
         "update live_executions e set state = u.state, run_at = u.run_at, attempt = u.attempt, epoch = u.epoch, losses = u.losses,
             job_version = u.job_version, progress = u.progress, attempts = u.attempts,
             cancel_requested_at = u.cancel_requested_at, cancel_reason = u.cancel_reason, session_id = u.session_id,
             worker_name = u.worker_name, granted_at = u.granted_at, started_at = u.started_at, deadline = u.deadline
-         from unnest($1::uuid[], $2::smallint[], $3::timestamptz[], $4::integer[], $5::bigint[], $6::integer[], $7::bigint[],
-            $8::smallint[], $9::text[], $10::timestamptz[], $11::text[], $12::uuid[], $13::text[], $14::timestamptz[],
-            $15::timestamptz[], $16::timestamptz[]) as u(id, state, run_at, attempt, epoch, losses, job_version, progress,
-            attempts, cancel_requested_at, cancel_reason, session_id, worker_name, granted_at, started_at, deadline)
-         where e.id = u.id",
-    )
+         from u where e.ctid = any(array(select place from u)) and e.id = u.id"
+    ))
     .bind(column(rows, |e| e.id))
     .bind(column(rows, |e| state_number(&e.state)))
     .bind(column(rows, |e| e.run_at))
@@ -128,8 +153,8 @@ async fn update(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()
     .bind(column(rows, |e| e.epoch))
     .bind(column(rows, |e| e.losses))
     .bind(column(rows, |e| e.job_version))
-    .bind(column(rows, progress))
-    .bind(column(rows, attempts))
+    .bind(column(rows, |e| progress(e)))
+    .bind(column(rows, |e| attempts(e)))
     .bind(column(rows, |e| e.cancel_requested_at))
     .bind(column(rows, |e| e.cancel_reason.as_deref().map(plain)))
     .bind(column(rows, |e| e.lease().map(|l| l.session_id)))
@@ -137,6 +162,36 @@ async fn update(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()
     .bind(column(rows, |e| e.lease().map(|l| l.granted_at)))
     .bind(column(rows, |e| e.lease().and_then(|l| l.started_at)))
     .bind(column(rows, |e| e.lease().map(|l| l.deadline)))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes the leases of executions that have just been granted, whose locks the caller holds: only what a grant changes.
+pub(super) async fn grant(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()> {
+    let leases: Vec<(&Execution, &Lease)> = rows.iter().filter_map(|e| Some((*e, e.lease()?))).collect();
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<&(&Execution, &Lease)> = leases.iter().collect();
+    sqlx::query(concat!(
+        placed!(
+            "$1::uuid[], $2::integer[], $3::bigint[], $4::bigint[], $5::uuid[], $6::text[], $7::timestamptz[], $8::timestamptz[])
+            as u(id, attempt, epoch, job_version, session_id, worker_name, granted_at, deadline)"
+        ),
+        "update live_executions e set state = 2, progress = 0, attempt = u.attempt, epoch = u.epoch, job_version = u.job_version,
+            session_id = u.session_id, worker_name = u.worker_name, granted_at = u.granted_at, started_at = null,
+            deadline = u.deadline
+         from u where e.ctid = any(array(select place from u)) and e.id = u.id"
+    ))
+    .bind(column(&rows, |(e, _)| e.id))
+    .bind(column(&rows, |(e, _)| e.attempt))
+    .bind(column(&rows, |(e, _)| e.epoch))
+    .bind(column(&rows, |(e, _)| e.job_version))
+    .bind(column(&rows, |(_, l)| l.session_id))
+    .bind(column(&rows, |(_, l)| plain(&l.worker_name)))
+    .bind(column(&rows, |(_, l)| l.granted_at))
+    .bind(column(&rows, |(_, l)| l.deadline))
     .execute(connection)
     .await?;
     Ok(())
@@ -194,7 +249,7 @@ async fn finish(connection: &mut PgConnection, executions: &[&Execution]) -> Res
     .bind(column(&rows, |(_, o)| plain(&o.worker_name)))
     .bind(column(&rows, |(_, o)| o.memory_peak_mb))
     .bind(column(&rows, |(_, o)| o.cpu_time_ms))
-    .bind(column(&rows, |(e, _)| attempts(e).map(|a| text::jsonb(&a).into_owned())))
+    .bind(column(&rows, |(e, _)| kept_attempts(e)))
     .bind(column(&rows, |(e, _)| e.parameters.as_deref().map(|p| text::jsonb(p).into_owned())))
     .bind(column(&rows, |(e, _)| e.epoch))
     .bind(column(&rows, |(e, _)| e.attempt))
@@ -214,7 +269,7 @@ async fn finish(connection: &mut PgConnection, executions: &[&Execution]) -> Res
 }
 
 /// Whether the scheduled instant is not the one in the id, so that a range of ids does not find it.
-fn delayed(execution: &Execution) -> bool {
+pub(super) fn delayed(execution: &Execution) -> bool {
     execution.trigger != TriggerType::Scheduled
         && instant_of(execution.id).timestamp_millis() != execution.scheduled_at.timestamp_millis()
 }

@@ -1,5 +1,6 @@
 //! The calls on a real store.
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -133,11 +134,14 @@ impl Engine {
         let mut changes = Vec::new();
         for (index, holder, back, word) in words {
             let Some(id) = self.shared.execution(*index) else { continue };
-            let event = match self.find(id).await {
-                Some(e) => event(*word, self.shared.speaker(&e, *holder), e.epoch - back),
+            let found = self.find(id).await;
+            let event = match &found {
+                Some(e) => event(*word, self.shared.speaker(e, *holder), e.epoch - back),
                 None => event(*word, self.shared.sessions[0], 1),
             };
-            changes.push(Change { execution: id, tenant: None, event, known: None });
+            // Every other sender knows the execution as it was before all of these words.
+            let known = found.filter(|_| changes.len() % 2 == 0).map(Arc::new);
+            changes.push(Change { execution: id, tenant: None, event, known });
         }
         let answers = self.store.apply(changes).await.unwrap();
         let answers: Vec<String> = answers

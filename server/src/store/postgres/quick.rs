@@ -1,0 +1,168 @@
+//! Changes that are decided on what their senders know, and written where that is still so.
+//!
+//! A coordinator knows the leases that it has granted. To read them again under a lock, only to write what follows from them, would cost as much
+//! as the writing. So the rows are written on the condition that nobody has changed them: the same epoch, the same session, begun or not as it
+//! was known, and nobody wants it to end. What is not written that way is left to [`super::apply`], which reads.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use orrery_proto::v1::ErrorType;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::write::{column, kept_attempts, plain, progress};
+use crate::execution::{Event, Execution, Lease, Outcome, Policy, State};
+use crate::store::{Change, Result, text};
+
+/// The executions whose changes can be decided on what is known: all that is said of them is a beginning, a progress or an end, of the lease
+/// that their sender knows.
+pub(super) fn decidable(changes: &[Change]) -> HashMap<Uuid, &Execution> {
+    let mut known: HashMap<Uuid, &Execution> = HashMap::with_capacity(changes.len());
+    let mut other: HashSet<Uuid> = HashSet::new();
+    for change in changes {
+        let is_plain =
+            matches!(change.event, Event::Started { .. } | Event::Progressed { .. } | Event::Finished { .. });
+        match &change.known {
+            Some(execution) if is_plain && is_as_granted(execution) => {
+                known.insert(change.execution, execution);
+            }
+            _ => {
+                other.insert(change.execution);
+            }
+        }
+    }
+    known.retain(|id, _| !other.contains(id));
+    known
+}
+
+/// Nothing but its lease has happened to it, and its parameters can go from row to row as they are.
+fn is_as_granted(execution: &Execution) -> bool {
+    let is_plain = |json: &String| matches!(text::jsonb(json), std::borrow::Cow::Borrowed(_));
+    execution.lease().is_some()
+        && execution.cancel_requested_at.is_none()
+        && execution.job_version > 0
+        && execution.parameters.as_ref().is_none_or(is_plain)
+}
+
+/// An execution before and after, with the lease that it was known under.
+struct Step<'a> {
+    was: &'a Lease,
+    epoch: i64,
+    now: &'a Execution,
+}
+
+/// Writes what has become of executions; answers with those that were written. An execution that changed into anything but a running one or one
+/// that is over is left out.
+pub(super) async fn write(
+    tx: &mut PgConnection,
+    before: &HashMap<Uuid, &Execution>,
+    after: &BTreeMap<Uuid, (Execution, Policy)>,
+) -> Result<HashSet<Uuid>> {
+    let (mut over, mut running) = (Vec::new(), Vec::new());
+    for (id, (now, _)) in after {
+        let Some((was, epoch)) = before.get(id).and_then(|e| Some((e.lease()?, e.epoch))) else { continue };
+        let step = Step { was, epoch, now };
+        match &now.state {
+            State::Done(outcome) => over.push((step, outcome)),
+            State::Running(lease) => running.push((step, lease)),
+            _ => {}
+        }
+    }
+    let mut written = finish(tx, &over).await?;
+    written.extend(go_on(tx, &running).await?);
+    let written: HashSet<Uuid> = written.into_iter().collect();
+    let buried: Vec<&Execution> = over.iter().map(|(step, _)| step.now).filter(|e| written.contains(&e.id)).collect();
+    super::dead_letters::bury(tx, &buried).await?;
+    Ok(written)
+}
+
+/// Rows are found by their keys one by one (`limit 1`), whatever the planner believes of the table; see [`super::pick::lock`]. They are
+/// changed by their place: a row that somebody has changed meanwhile is in another one, and stays as it is.
+macro_rules! unchanged {
+    () => {
+        "cross join lateral (
+            select l.ctid from live_executions l where l.id = u.id and l.epoch = u.epoch and l.state = 2
+              and l.session_id is not distinct from u.session_id and l.started_at is not distinct from u.was_started
+              and l.cancel_requested_at is null limit 1
+         ) l"
+    };
+}
+
+/// Moves executions to history, with what the live row knows of them.
+async fn finish(tx: &mut PgConnection, over: &[(Step<'_>, &Outcome)]) -> Result<Vec<Uuid>> {
+    if over.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<&(Step<'_>, &Outcome)> = over.iter().collect();
+    Ok(sqlx::query_scalar(concat!(
+        "with u as materialized (
+            select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::smallint[], $7::timestamptz[],
+                $8::timestamptz[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[],
+                $15::double precision[], $16::bigint[], $17::text[], $18::integer[], $19::boolean[])
+            as u(id, epoch, session_id, was_started, status, progress, started_at, completed_at, duration_ms, result, error_type,
+                error_message, error_stack, retry_count, memory_peak_mb, cpu_time_ms, attempts, losses, delayed)
+         ), gone as (
+            delete from live_executions e where e.ctid = any(array(select l.ctid from u ",
+        unchanged!(),
+        ")) returning e.*
+         )
+         insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
+            created_at, started_at, completed_at, duration_ms, result, error_type, error_message, error_stack, retry_count,
+            worker_id, worker_name, memory_peak_mb, cpu_time_ms, attempts, parameters, epoch, attempt, losses, queue, lane_id,
+            priority, job_version, retry_of, traceparent, delayed)
+         select g.id, g.job_id, g.tenant_id, case g.trigger_type when 2 then 'manual' when 3 then 'retry' else 'scheduled' end,
+            g.triggered_by, u.status, u.progress, g.scheduled_at, g.run_at, g.created_at, u.started_at, u.completed_at, u.duration_ms,
+            u.result::jsonb, u.error_type, u.error_message, u.error_stack, u.retry_count, g.session_id, g.worker_name,
+            u.memory_peak_mb, u.cpu_time_ms, u.attempts::jsonb, g.parameters::jsonb, g.epoch, g.attempt, u.losses, g.queue, g.lane_id,
+            g.priority, g.job_version, g.retry_of, g.traceparent, u.delayed
+         from gone g join u on u.id = g.id returning id"
+    ))
+    .bind(column(&rows, |(s, _)| s.now.id))
+    .bind(column(&rows, |(s, _)| s.epoch))
+    .bind(column(&rows, |(s, _)| s.was.session_id))
+    .bind(column(&rows, |(s, _)| s.was.started_at))
+    .bind(column(&rows, |(_, o)| o.status.as_json_str()))
+    .bind(column(&rows, |(s, _)| progress(s.now)))
+    .bind(column(&rows, |(_, o)| o.started_at))
+    .bind(column(&rows, |(_, o)| o.completed_at))
+    .bind(column(&rows, |(_, o)| o.duration_ms))
+    .bind(column(&rows, |(_, o)| o.result.as_deref().map(text::jsonb)))
+    .bind(column(&rows, |(_, o)| o.error_type.as_ref().map(ErrorType::as_json_str)))
+    .bind(column(&rows, |(_, o)| plain(&o.error_message)))
+    .bind(column(&rows, |(_, o)| plain(&o.error_stack)))
+    .bind(column(&rows, |(s, _)| s.now.retries()))
+    .bind(column(&rows, |(_, o)| o.memory_peak_mb))
+    .bind(column(&rows, |(_, o)| o.cpu_time_ms))
+    .bind(column(&rows, |(s, _)| kept_attempts(s.now)))
+    .bind(column(&rows, |(s, _)| s.now.losses))
+    .bind(column(&rows, |(s, _)| super::write::delayed(s.now)))
+    .fetch_all(tx)
+    .await?)
+}
+
+/// Executions that have begun, or got on.
+async fn go_on(tx: &mut PgConnection, running: &[(Step<'_>, &Lease)]) -> Result<Vec<Uuid>> {
+    if running.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<&(Step<'_>, &Lease)> = running.iter().collect();
+    Ok(sqlx::query_scalar(concat!(
+        "with u as materialized (
+            select u.*, l.ctid as place from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::timestamptz[],
+                $6::timestamptz[], $7::smallint[]) as u(id, epoch, session_id, was_started, started_at, deadline, progress) ",
+        unchanged!(),
+        ")
+         update live_executions e set started_at = u.started_at, deadline = u.deadline, progress = u.progress from u
+         where e.ctid = any(array(select place from u)) and e.id = u.id returning e.id"
+    ))
+    .bind(column(&rows, |(s, _)| s.now.id))
+    .bind(column(&rows, |(s, _)| s.epoch))
+    .bind(column(&rows, |(s, _)| s.was.session_id))
+    .bind(column(&rows, |(s, _)| s.was.started_at))
+    .bind(column(&rows, |(_, l): &(Step<'_>, &Lease)| l.started_at))
+    .bind(column(&rows, |(_, l): &(Step<'_>, &Lease)| -> DateTime<Utc> { l.deadline }))
+    .bind(column(&rows, |(s, _)| progress(s.now)))
+    .fetch_all(tx)
+    .await?)
+}
