@@ -10,6 +10,10 @@ use tonic::{Code, Request, Status};
 
 use crate::error::Error;
 
+/// Bytes that a coordinator may send ahead on a stream: thousands of leases at once are not to wait for the agent to say that it has read the
+/// first of them.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+
 /// A channel whose every call carries the credential.
 pub(crate) type Authorized = InterceptedService<Channel, Credential>;
 
@@ -65,6 +69,8 @@ pub(crate) fn endpoint(uri: &str, connect_timeout: Duration) -> Result<Endpoint,
     Ok(endpoint
         .connect_timeout(connect_timeout)
         .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(2 * STREAM_WINDOW)
         .tcp_keepalive(Some(Duration::from_secs(30)))
         .http2_keep_alive_interval(Duration::from_secs(4))
         .keep_alive_timeout(Duration::from_secs(3))

@@ -1,6 +1,7 @@
 //! What runs work: the contract between a worker session and the executors behind it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,9 +9,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use orrery_proto::Json;
 use orrery_proto::v1::{ErrorType, LogStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+
+use crate::worker::TaskOutput;
 
 /// One attempt of an execution, as its lease describes it.
 #[derive(Clone, Debug)]
@@ -62,27 +64,48 @@ pub trait Output: Send + Sync {
     fn progress(&self, percent: i32);
 }
 
-/// What a running task is given beside itself.
+/// What a running task is given beside itself. Cheap to clone.
 #[derive(Clone)]
-pub struct Context {
-    output: Arc<dyn Output>,
-    stop: CancellationToken,
-    revoked: CancellationToken,
-    reason: Arc<std::sync::OnceLock<StopReason>>,
+pub struct Context(Arc<Shared>);
+
+struct Shared {
+    output: Sink,
+    /// The first reason.
+    reason: OnceLock<StopReason>,
+    revoked: AtomicBool,
+    /// One of the two has changed.
+    changed: Notify,
     trust: Option<watch::Receiver<Instant>>,
+}
+
+/// Where the output goes.
+enum Sink {
+    Given(Arc<dyn Output>),
+    Task(TaskOutput),
 }
 
 impl Context {
     /// A context that writes to `output`, of work that is under no lease.
     pub fn new(output: Arc<dyn Output>) -> Self {
-        let (stop, revoked) = (CancellationToken::new(), CancellationToken::new());
-        Self { output, stop, revoked, reason: Arc::default(), trust: None }
+        Self::writing(Sink::Given(output), None)
     }
 
-    /// The same for work under a lease that can be trusted until the instant that `trust` shows.
+    /// The context of an attempt that a worker runs.
+    pub(crate) fn of_task(output: TaskOutput, trust: watch::Receiver<Instant>) -> Self {
+        Self::writing(Sink::Task(output), Some(trust))
+    }
+
+    fn writing(output: Sink, trust: Option<watch::Receiver<Instant>>) -> Self {
+        let (reason, revoked) = (OnceLock::new(), AtomicBool::new(false));
+        Self(Arc::new(Shared { output, reason, revoked, changed: Notify::new(), trust }))
+    }
+
+    /// The same for work under a lease that can be trusted until the instant that `trust` shows. To be called before the context is cloned.
     #[must_use]
     pub fn under(mut self, trust: watch::Receiver<Instant>) -> Self {
-        self.trust = Some(trust);
+        if let Some(shared) = Arc::get_mut(&mut self.0) {
+            shared.trust = Some(trust);
+        }
         self
     }
 
@@ -90,43 +113,68 @@ impl Context {
     /// itself when that instant passes without a renewal, since this process may be frozen then, and somebody else may run the work.
     /// Inside of it [`Context::revoked`] comes at that instant.
     pub fn trust(&self) -> Option<watch::Receiver<Instant>> {
-        self.trust.clone()
+        self.0.trust.clone()
+    }
+
+    /// What the worker's own attempts write to.
+    pub(crate) fn task_output(&self) -> Option<&TaskOutput> {
+        match &self.0.output {
+            Sink::Task(output) => Some(output),
+            Sink::Given(_) => None,
+        }
+    }
+
+    fn output(&self) -> &dyn Output {
+        match &self.0.output {
+            Sink::Task(output) => output,
+            Sink::Given(output) => output.as_ref(),
+        }
     }
 
     /// Writes output of the task.
     pub fn log(&self, stream: LogStream, data: impl Into<Bytes>) {
-        self.output.log(stream, data.into());
+        self.output().log(stream, data.into());
     }
 
     /// Reports progress, 0 to 100.
     pub fn progress(&self, percent: i32) {
-        self.output.progress(percent.clamp(0, 100));
+        self.output().progress(percent.clamp(0, 100));
     }
 
     /// Tells the task to stop. The first reason holds, but for [`StopReason::Revoked`], which hurries a stop under way: ask
     /// [`Context::revoked`].
     pub fn stop(&self, reason: StopReason) {
-        let _ = self.reason.set(reason);
+        let _ = self.0.reason.set(reason);
         if reason == StopReason::Revoked {
-            self.revoked.cancel();
+            self.0.revoked.store(true, Ordering::SeqCst);
         }
-        self.stop.cancel();
+        self.0.changed.notify_waiters();
     }
 
     /// Completes once the task is to stop, and says why.
     pub async fn stopped(&self) -> StopReason {
-        self.stop.cancelled().await;
-        self.reason.get().copied().unwrap_or(StopReason::Cancelled)
+        self.until(|| self.stop_reason()).await
     }
 
     /// Completes once the lease is lost, also where the task was being stopped already: whatever grace was given ends now.
     pub async fn revoked(&self) {
-        self.revoked.cancelled().await;
+        self.until(|| self.0.revoked.load(Ordering::SeqCst).then_some(())).await;
     }
 
     /// Why the task is to stop, if it is.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.stop.is_cancelled().then(|| self.reason.get().copied().unwrap_or(StopReason::Cancelled))
+        self.0.reason.get().copied()
+    }
+
+    async fn until<T>(&self, look: impl Fn() -> Option<T>) -> T {
+        loop {
+            // Made before the look: a change between that and the wait would be missed otherwise.
+            let changed = self.0.changed.notified();
+            if let Some(seen) = look() {
+                return seen;
+            }
+            changed.await;
+        }
     }
 }
 

@@ -3,12 +3,14 @@
 mod attempt;
 mod backoff;
 mod builder;
+mod crew;
 mod finished;
 pub mod journal;
 mod lease;
 mod link;
 mod logs;
 mod output;
+mod reports;
 mod runner;
 mod ship;
 mod state;
@@ -18,9 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::builder::WorkerBuilder;
 use self::journal::{Journal, Left};
+pub(crate) use self::output::TaskOutput;
 use self::runner::{Parts, Runner};
 use crate::error::Error;
 
@@ -77,7 +81,10 @@ impl Worker {
             );
         }
         let runner = Runner::new((self.make)(left));
-        Box::pin(runner.run(shutdown)).await;
-        Ok(())
+        // On a thread of the runtime's own, where waking it and its tasks costs little, wherever the caller is.
+        match AbortOnDropHandle::new(tokio::spawn(runner.run(shutdown))).await {
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ => Ok(()),
+        }
     }
 }

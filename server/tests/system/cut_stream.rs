@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::journal::has_result;
 use crate::process::{Process, is_alive};
 use crate::proxy::Proxy;
 use crate::rest::Rest;
@@ -91,11 +92,8 @@ async fn what_ends_meanwhile_outlives_the_agent(world: World) {
     disconnected(&scene.rest).await;
     std::fs::write(world.path("go"), "").unwrap();
     dead(&[scene.child]).await;
-    let journal = world.path("agent-far").join("results.jsonl");
-    until_true("its result is journalled", SOON, async || {
-        std::fs::read_to_string(&journal).is_ok_and(|lines| lines.contains(&scene.run))
-    })
-    .await;
+    let journal = world.path("agent-far");
+    until_true("its result is journalled", SOON, async || has_result(&journal, &scene.run)).await;
     scene.agent.kill();
     scene.proxy.mend();
     scene.agent = world.start_agent_to("far", &scene.proxy.url(), &[], &crate::token::token());

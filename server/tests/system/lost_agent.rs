@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::journal::has_forgotten;
 use crate::process::{Process, is_alive};
 use crate::proxy::Proxy;
 use crate::rest::{Rest, id};
@@ -126,12 +127,8 @@ async fn a_result_that_comes_too_late_is_refused_and_said(world: World) {
     .await;
     assert_eq!(rest.execution(&run).await, done, "it changed what had happened");
     // It is acknowledged, and so told no more.
-    let journal = world.path("agent-far").join("results.jsonl");
-    until_true("the agent forgets it", SOON, async || {
-        let lines = std::fs::read_to_string(&journal).unwrap();
-        lines.lines().last().is_some_and(|line| line.contains("forgotten"))
-    })
-    .await;
+    let journal = world.path("agent-far");
+    until_true("the agent forgets it", SOON, async || has_forgotten(&journal, &run, 1)).await;
     assert_eq!(refused(&server).await, 1.0, "{}", far.stderr());
 }
 

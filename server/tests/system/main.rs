@@ -8,6 +8,7 @@ mod commit_cutter;
 mod dynamic;
 #[macro_use]
 mod engine;
+mod journal;
 mod private_postgres;
 mod private_redis;
 mod process;

@@ -7,13 +7,14 @@ use orrery_proto::v1::Register;
 use rand::seq::SliceRandom as _;
 use tonic::transport::Channel;
 
-use super::attempt::{GRACE, LONGEST_GRACE, Workshop};
+use super::attempt::{GRACE, LONGEST_GRACE};
 use super::backoff::Backoff;
 use super::finished::Limits;
 use super::journal::{FileJournal, Journal, NoJournal};
 use super::link::Coordinators;
 use super::logs::{Budget, Logs};
-use super::runner::{Parts, connection::Connection};
+use super::output::{Desk, ProgressBoard};
+use super::runner::{Parts, Workshop, connection::Connection};
 use super::state::Terms;
 use super::{Worker, WorkerError};
 use crate::endpoint::{Credential, endpoint};
@@ -261,18 +262,18 @@ impl WorkerBuilder {
         };
         let workshop = Workshop {
             journal: self.journal.clone(),
-            logs: Arc::new(Logs::new(self.budget)),
+            desk: Arc::new(Desk { logs: Arc::new(Logs::new(self.budget)), progress: ProgressBoard::default() }),
             limits: Limits { result_bytes: self.result_bytes },
-            grace: self.grace,
         };
         let backoff = Backoff::new(self.backoff.0, self.backoff.1);
-        let timeout_cap = self.timeout_cap;
+        let (timeout_cap, grace) = (self.timeout_cap, self.grace);
         let make = move |left| Parts {
             terms,
             register,
             executors,
-            workshop: Arc::new(workshop),
+            workshop,
             timeout_cap,
+            grace,
             connection: Connection::new(coordinators, credential, backoff),
             left,
         };

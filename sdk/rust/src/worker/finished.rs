@@ -73,7 +73,7 @@ pub(super) fn conclude(
         (_, Some(failure)) => (ExecutionStatus::Failed, Some(failure)),
     };
     let finished = Finished {
-        execution_id: key.execution_id.to_string(),
+        execution_id: key.execution_id.text(),
         epoch: key.epoch,
         status: status.into(),
         result,

@@ -1,12 +1,15 @@
 //! Where results wait until a coordinator has acknowledged them.
 
+mod disk;
 mod file;
-mod record;
+mod frame;
+mod old;
 mod replace;
 
 use std::io;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use orrery_proto::v1::{Finished, LogChunk};
 
 pub use file::FileJournal;
@@ -27,6 +30,15 @@ pub trait Journal: Send + Sync + 'static {
     /// As those of [`Journal::record`].
     async fn record_with(&self, finished: &Finished, _tail: &[LogChunk]) -> io::Result<()> {
         self.record(finished).await
+    }
+
+    /// Stores several results that ended together, none of which has output to keep. Once it has returned, all of them survive.
+    ///
+    /// # Errors
+    /// Where any of them cannot be stored.
+    async fn record_all(&self, results: &[Finished]) -> io::Result<()> {
+        let stored = join_all(results.iter().map(|finished| self.record(finished))).await;
+        stored.into_iter().collect()
     }
 
     /// The output that was stored with results which are still wanted, that of each attempt in order.
@@ -85,6 +97,10 @@ pub struct NoJournal;
 #[async_trait]
 impl Journal for NoJournal {
     async fn record(&self, _: &Finished) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn record_all(&self, _: &[Finished]) -> io::Result<()> {
         Ok(())
     }
 

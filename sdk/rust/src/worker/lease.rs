@@ -1,26 +1,71 @@
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_proto::Json;
 use orrery_proto::v1::{Finished, HeldLease, Lease, LeaseBatch, Work};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::executor::Task;
 
 /// Which grant of which execution: what every message about work names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct LeaseKey {
-    pub(super) execution_id: Arc<str>,
+    pub(super) execution_id: ExecutionId,
     pub(super) epoch: i64,
+}
+
+/// The id of an execution, small and quick to compare where it is a UUID as coordinators write them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum ExecutionId {
+    Uuid(Uuid),
+    /// Anything else, such as a UUID in capitals: it goes back as it came.
+    Text(Arc<str>),
+}
+
+impl ExecutionId {
+    fn new(text: &str) -> Self {
+        let canonical = |uuid: &Uuid| uuid.as_hyphenated().encode_lower(&mut [0; Hyphenated::LENGTH]) == text;
+        match Uuid::try_parse_ascii(text.as_bytes()) {
+            Ok(uuid) if canonical(&uuid) => Self::Uuid(uuid),
+            _ => Self::Text(text.into()),
+        }
+    }
+
+    /// It as text, in `buffer` where it has none of its own.
+    pub(super) fn as_text<'a>(&'a self, buffer: &'a mut [u8; Hyphenated::LENGTH]) -> &'a str {
+        match self {
+            Self::Uuid(uuid) => uuid.as_hyphenated().encode_lower(buffer),
+            Self::Text(text) => text,
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.as_text(&mut [0; Hyphenated::LENGTH]).to_owned()
+    }
+}
+
+impl fmt::Display for ExecutionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_text(&mut [0; Hyphenated::LENGTH]))
+    }
 }
 
 impl LeaseKey {
     pub(super) fn new(execution_id: &str, epoch: i64) -> Self {
-        Self { execution_id: execution_id.into(), epoch }
+        Self { execution_id: ExecutionId::new(execution_id), epoch }
+    }
+
+    /// From the first to the last epoch of an execution.
+    pub(super) fn all_of(execution_id: &ExecutionId) -> RangeInclusive<Self> {
+        let at = |epoch| Self { execution_id: execution_id.clone(), epoch };
+        at(i64::MIN)..=at(i64::MAX)
     }
 
     pub(super) fn held(&self) -> HeldLease {
-        HeldLease { execution_id: self.execution_id.to_string(), epoch: self.epoch }
+        HeldLease { execution_id: self.execution_id.text(), epoch: self.epoch }
     }
 }
 
@@ -102,6 +147,21 @@ pub(super) fn task_of(lease: Lease, cap: Option<Duration>) -> Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_goes_back_as_it_came() {
+        for id in [
+            "",
+            "e1",
+            "0193a5e0-0000-8000-8000-00000000000a",
+            "0193A5E0-0000-8000-8000-00000000000A",
+            "0193a5e0000080008000000000000000",
+        ] {
+            let key = LeaseKey::new(id, 7);
+            assert_eq!(key.held().execution_id, id);
+            assert_eq!(key.to_string(), format!("{id}@7"));
+        }
+    }
 
     #[test]
     fn what_leases_have_in_common_is_put_back_into_each() {

@@ -5,6 +5,7 @@ mod buffer;
 mod tests;
 mod utf8;
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,26 @@ const CHUNK: usize = 64 * 1024;
 
 /// How much of an attempt's output is journalled with its result, in bytes.
 const TAIL: usize = 16 * 1024;
+
+/// Whether an attempt has written anything: most write nothing, and cost nothing here.
+#[derive(Debug, Default)]
+pub(super) struct Voice(AtomicU8);
+
+const SILENT: u8 = 0;
+const SPEAKS: u8 = 1;
+const OVER: u8 = 2;
+
+impl Voice {
+    /// The attempt is over. Whether it has been silent; what it still writes is lost then.
+    pub(super) fn end_silent(&self) -> bool {
+        self.0.compare_exchange(SILENT, OVER, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether this is the first output.
+    fn speaks_up(&self) -> bool {
+        self.0.compare_exchange(SILENT, SPEAKS, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
 
 /// How much output is kept.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +72,35 @@ impl Logs {
     }
 
     /// Begins the output of an attempt.
-    pub(super) fn open(&self, key: &LeaseKey, attempt: i32) {
+    #[cfg(test)]
+    fn open(&self, key: &LeaseKey, attempt: i32) {
         self.lock().open(key, attempt);
     }
 
-    /// Takes output of an attempt that is open; drops and counts what does not fit. A character that is not whole yet waits for its rest.
-    pub(super) fn push(&self, key: &LeaseKey, stream: LogStream, data: &[u8], at: DateTime<Utc>) {
+    /// Takes output of an attempt; drops and counts what does not fit. A character that is not whole yet waits for its rest.
+    pub(super) fn write(
+        &self,
+        key: &LeaseKey,
+        attempt: i32,
+        voice: &Voice,
+        stream: LogStream,
+        data: &[u8],
+        at: DateTime<Utc>,
+    ) {
         let mut inner = self.lock();
+        if voice.speaks_up() {
+            inner.open(key, attempt);
+        }
+        self.add(inner, key, stream, data, at);
+    }
+
+    /// The same for an attempt that is open.
+    #[cfg(test)]
+    fn push(&self, key: &LeaseKey, stream: LogStream, data: &[u8], at: DateTime<Utc>) {
+        self.add(self.lock(), key, stream, data, at);
+    }
+
+    fn add(&self, mut inner: MutexGuard<'_, Inner>, key: &LeaseKey, stream: LogStream, data: &[u8], at: DateTime<Utc>) {
         let was_idle = inner.ready.is_empty();
         inner.push(key, stream, data, at);
         if inner.used >= CHUNK {

@@ -1,25 +1,27 @@
 //! The loop that owns a worker's session: it moves messages between the stream, the state and the tasks, and does what the state says.
 
 pub(super) mod connection;
+mod ends;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use orrery_proto::v1::{AgentMessage, Goodbye, Lease, Register, agent_message::Kind};
+use orrery_proto::v1::{AgentMessage, Finished, Goodbye, Lease, Register, agent_message::Kind};
 use tokio::sync::watch;
-use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use self::connection::{Connection, Event, Registration};
-use super::attempt::{Attempt, Ended, Stop, Workshop, panic_message};
-use super::finished::{Cause, Ending, conclude};
+use super::attempt::{Teller, attend, unknown};
+use super::crew::Crew;
+use super::finished::{Ending, Limits};
 use super::journal::{Journal, Left};
 use super::lease::{LeaseKey, task_of};
-use super::output::{ProgressBoard, TaskOutput};
+use super::output::{Desk, TaskOutput};
+use super::reports::{Report, Reports};
 use super::ship::{Destination, ship};
 use super::state::{Action, Reconnect, State, Terms};
 use crate::executor::{Context, Executor};
@@ -34,11 +36,21 @@ pub(super) struct Parts {
     pub(super) terms: Terms,
     pub(super) register: Register,
     pub(super) executors: BTreeMap<String, Arc<dyn Executor>>,
-    pub(super) workshop: Arc<Workshop>,
+    pub(super) workshop: Workshop,
     /// The cap of every attempt.
     pub(super) timeout_cap: Option<Duration>,
+    /// How long a stopped task may take before it is aborted.
+    pub(super) grace: Duration,
     pub(super) connection: Connection,
     pub(super) left: Left,
+}
+
+/// What attempts end with.
+#[derive(Clone)]
+pub(super) struct Workshop {
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) limits: Limits,
 }
 
 /// The loop's own data.
@@ -46,13 +58,17 @@ pub(super) struct Runner {
     state: State,
     register: Register,
     executors: BTreeMap<String, Arc<dyn Executor>>,
-    workshop: Arc<Workshop>,
+    workshop: Workshop,
     timeout_cap: Option<Duration>,
     connection: Connection,
-    tasks: JoinSet<Ended>,
-    keys: HashMap<Id, LeaseKey>,
-    stops: HashMap<LeaseKey, Stop>,
-    progress: Arc<ProgressBoard>,
+    crew: Crew,
+    reports: Arc<Reports>,
+    /// The memory of the reports taken last.
+    taken: Vec<Report>,
+    /// Results that are to be journalled next, of attempts that wrote nothing.
+    unrecorded: Vec<Finished>,
+    /// How many batches of them are being journalled.
+    recording: usize,
     progress_at: Instant,
     /// The session of the newest tasks, and until when it is trusted.
     trust: (String, watch::Sender<Instant>),
@@ -67,11 +83,12 @@ pub(super) struct Runner {
 
 impl Runner {
     pub(super) fn new(mut parts: Parts) -> Self {
-        parts.workshop.logs.restore(std::mem::take(&mut parts.left.logs));
+        let logs = &parts.workshop.desk.logs;
+        logs.restore(std::mem::take(&mut parts.left.logs));
         let (destination, watched) = watch::channel(None);
         let (kept, to_keep) = watch::channel(parts.left.session_id.clone());
         let keeper = tokio::spawn(keep(parts.workshop.journal.clone(), to_keep));
-        let shipper = tokio::spawn(ship(parts.workshop.logs.clone(), watched));
+        let shipper = tokio::spawn(ship(logs.clone(), watched));
         Self {
             state: State::new(parts.terms, parts.left),
             register: parts.register,
@@ -79,10 +96,11 @@ impl Runner {
             workshop: parts.workshop,
             timeout_cap: parts.timeout_cap,
             connection: parts.connection,
-            tasks: JoinSet::new(),
-            keys: HashMap::new(),
-            stops: HashMap::new(),
-            progress: Arc::default(),
+            crew: Crew::new(parts.grace),
+            reports: Arc::default(),
+            taken: Vec::new(),
+            unrecorded: Vec::new(),
+            recording: 0,
             progress_at: Instant::now(),
             trust: (String::new(), watch::Sender::new(Instant::now())),
             destination,
@@ -97,18 +115,20 @@ impl Runner {
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let mut leaving = false;
         loop {
+            self.take_reports();
             // Before any message is read: after a pause of the whole process, work on a session that ended meanwhile must not go on.
-            self.state.tick(Instant::now());
+            self.tick(Instant::now());
             self.state.settle();
             self.share_trust();
             self.act();
+            self.record();
             if self.state.has_left(Instant::now()) {
                 break;
             }
             self.connect_if_due();
-            let due = self.state.deadline();
-            let Self { state, connection, tasks, progress, progress_at, .. } = &mut self;
-            let attached = state.is_attached();
+            let due = [self.state.deadline(), self.crew.due()].into_iter().flatten().min();
+            let Self { state, connection, reports, workshop, progress_at, .. } = &mut self;
+            let (attached, progress) = (state.is_attached(), &workshop.desk.progress);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if !leaving => {
@@ -118,19 +138,21 @@ impl Runner {
                 }
                 () = sleep_until(due.unwrap_or_else(far)), if due.is_some() => {}
                 event = connection.next(state.outbox()) => self.happened(event),
-                Some(joined) = tasks.join_next_with_id(), if !tasks.is_empty() => {
-                    self.ended(joined);
-                    // All that has ended by now, so that one message grants their slots.
-                    while let Some(joined) = self.tasks.try_join_next_with_id() {
-                        self.ended(joined);
-                    }
-                }
+                () = reports.some() => {}
                 () = async { sleep_until(*progress_at).await; progress.changed().await }, if attached => {
                     self.report_progress();
                 }
             }
         }
         self.farewell().await;
+    }
+
+    /// Does what is due.
+    fn tick(&mut self, now: Instant) {
+        for key in self.crew.tick(now) {
+            self.ended(&key, Ending::LeftBehind, now);
+        }
+        self.state.tick(now);
     }
 
     /// Tells the tasks until when their lease is trusted. Those of a session that is over hear of no other.
@@ -158,7 +180,12 @@ impl Runner {
     fn happened(&mut self, event: Event) {
         match event {
             Event::Due => {}
-            Event::Message(kind) => self.state.message(kind, Instant::now(), rand::random()),
+            Event::Messages(kinds) => {
+                let now = Instant::now();
+                for kind in kinds {
+                    self.state.message(kind, now, rand::random());
+                }
+            }
             Event::Registered(registration) => {
                 let Registration { registered, asked, sent_at, client } = *registration;
                 self.state.registered(&registered, &asked, sent_at, Instant::now());
@@ -186,16 +213,16 @@ impl Runner {
 
     /// Does what the state decided.
     fn act(&mut self) {
-        for action in self.state.take_actions() {
+        let actions = self.state.take_actions();
+        self.reports.expect(actions.iter().filter(|action| matches!(action, Action::Start(_))).count());
+        let now = Instant::now();
+        for action in actions {
             match action {
-                Action::Start(lease) => self.start(*lease),
-                Action::Stop(key, cause) => {
-                    if let Some(stop) = self.stops.get(&key) {
-                        stop.stop(cause);
-                    }
-                }
-                Action::Forget(key) => self.workshop.journal.forget(&key.execution_id, key.epoch),
-                Action::DropLogs => self.workshop.logs.clear(),
+                Action::Start(lease) => self.start(*lease, now),
+                Action::Stop(key, cause) => self.crew.stop(&key, cause, now),
+                Action::Overdue(key) => self.reports.overdue(key),
+                Action::Forget(key) => self.workshop.journal.forget(key.execution_id.as_text(&mut [0; 36]), key.epoch),
+                Action::DropLogs => self.workshop.desk.logs.clear(),
                 Action::Part => {
                     let outbox = self.with_goodbye();
                     self.connection.part(outbox, FAREWELL);
@@ -216,49 +243,31 @@ impl Runner {
         }
     }
 
-    fn start(&mut self, lease: Lease) {
+    fn start(&mut self, lease: Lease, now: Instant) {
         let key = LeaseKey::from(&lease);
         let task = task_of(lease, self.timeout_cap);
-        self.workshop.logs.open(&key, task.attempt);
-        let output = TaskOutput { key: key.clone(), logs: self.workshop.logs.clone(), progress: self.progress.clone() };
-        let context = Context::new(Arc::new(output)).under(self.trust.1.subscribe());
-        let stop = Stop::new(context.clone());
-        self.stops.insert(key.clone(), stop.clone());
-        let attempt = Attempt {
-            key: key.clone(),
-            executor: self.executors.get(&task.executor).cloned(),
-            task,
-            context,
-            stop,
-            workshop: self.workshop.clone(),
-        };
-        let handle = self.tasks.spawn(attempt.run());
-        self.keys.insert(handle.id(), key);
-    }
-
-    fn ended(&mut self, joined: Result<(Id, Ended), JoinError>) {
-        let (id, ended) = match joined {
-            Ok((id, ended)) => (id, Some(ended)),
-            Err(error) => {
-                let id = error.id();
-                let message =
-                    if error.is_panic() { panic_message(error.into_panic().as_ref()) } else { "aborted".into() };
-                (id, self.keys.get(&id).map(|key| broken(key, message, &self.workshop)))
+        let output = TaskOutput::new(key.clone(), task.attempt, self.workshop.desk.clone());
+        let context = Context::of_task(output, self.trust.1.subscribe());
+        let mut teller = Teller::new(key.clone(), self.reports.clone());
+        let timeout = task.timeout;
+        let abort = match self.executors.get(&task.executor).cloned() {
+            Some(executor) => {
+                let span =
+                    info_span!("attempt", execution = task.execution_id, attempt = task.attempt, job = task.job_name);
+                let attempt = attend(executor, task, context.clone(), teller).instrument(span);
+                Some(tokio::spawn(attempt).abort_handle())
+            }
+            None => {
+                teller.ended(Ending::Returned(unknown(&task.executor)));
+                None
             }
         };
-        self.keys.remove(&id);
-        let Some(Ended { key, finished, left_behind }) = ended else { return };
-        self.left_behind |= left_behind && finished.is_none();
-        self.stops.remove(&key);
-        if let Some(percent) = self.progress.take(&key) {
-            self.state.progressed(&key, percent);
-        }
-        self.state.ended(&key, finished, Instant::now());
+        self.crew.begin(key, context, timeout, abort, now);
     }
 
     fn report_progress(&mut self) {
         self.progress_at = Instant::now() + PROGRESS;
-        for (key, percent) in self.progress.take_all() {
+        for (key, percent) in self.workshop.desk.progress.take_all() {
             self.state.progressed(&key, percent);
         }
     }
@@ -291,14 +300,6 @@ async fn keep(journal: Arc<dyn Journal>, mut session: watch::Receiver<Option<Str
             warn!(%error, "the session cannot be kept; after a restart its results cannot be told");
         }
     }
-}
-
-/// The end of an attempt whose own bookkeeping panicked, as in a journal of the caller's.
-fn broken(key: &LeaseKey, message: String, workshop: &Workshop) -> Ended {
-    let none = Duration::ZERO;
-    let finished = conclude(key, Ending::Panicked(message), None::<Cause>, none, none, workshop.limits);
-    workshop.logs.discard(key);
-    Ended { key: key.clone(), finished, left_behind: false }
 }
 
 /// An instant that does not come.

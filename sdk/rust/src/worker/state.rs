@@ -10,6 +10,7 @@ mod credits;
 mod drain;
 mod early;
 mod inbound;
+mod results;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -24,10 +25,14 @@ use tokio::time::Instant;
 
 pub(super) use self::drain::Mode;
 use self::early::EarlyCancels;
+use self::results::Results;
 use self::session::{Attachment, Session};
 use super::finished::Cause;
 use super::journal::Left;
 use super::lease::LeaseKey;
+
+/// How long the first poll of a task may take before its beginning is told all the same.
+const YOUNG: Duration = Duration::from_millis(50);
 
 /// What is fixed for the life of a worker.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,8 @@ pub(super) enum Action {
     Stop(LeaseKey, Cause),
     /// Remove a result from the journal.
     Forget(LeaseKey),
+    /// A task is still in its first poll: the others are not to wait for it.
+    Overdue(LeaseKey),
     /// Output of earlier tasks is wanted by nobody any more.
     DropLogs,
     /// Leave the stream and register again.
@@ -74,16 +81,10 @@ pub(super) enum Reconnect {
 struct Running {
     /// The lease is lost; the task is being stopped and its result is not wanted.
     revoked: bool,
-}
-
-/// A result that the coordinator has not acknowledged.
-#[derive(Debug)]
-struct Kept {
-    finished: Finished,
-    /// Whether its lease belongs to the session of now. One of an earlier session is still told, but not claimed as held.
-    of_session: bool,
-    /// When it was last sent on this stream.
-    sent_at: Option<Instant>,
+    /// Its beginning has been told on this stream.
+    said: bool,
+    /// The work has ended; its result is being journalled.
+    worked: bool,
 }
 
 /// The whole state of a worker's session.
@@ -96,9 +97,11 @@ pub(super) struct State {
     attachment: Option<Attachment>,
     sequence: u64,
     tasks: BTreeMap<LeaseKey, Running>,
+    /// The newest tasks with the time of their beginning, oldest first: whether they go on is not known of all.
+    young: VecDeque<(LeaseKey, Instant)>,
     /// Leases that wait for the end of an older grant of the same execution.
     waiting: Vec<Lease>,
-    results: BTreeMap<LeaseKey, Kept>,
+    results: Results,
     /// What the shutdown could not stop. These leases must live until the process is gone.
     unfinished: BTreeSet<LeaseKey>,
     early: EarlyCancels,
@@ -111,7 +114,6 @@ impl State {
     /// A worker without session; `left` is what an earlier process left. Its results count under its session only; without it they are
     /// told all the same, so that the coordinator can say in the execution's log that they came too late.
     pub(super) fn new(terms: Terms, left: Left) -> Self {
-        let kept = |finished: Finished| (LeaseKey::from(&finished), Kept { finished, of_session: true, sent_at: None });
         let mut state = Self {
             terms,
             session: None,
@@ -119,8 +121,9 @@ impl State {
             attachment: None,
             sequence: 0,
             tasks: BTreeMap::new(),
+            young: VecDeque::new(),
             waiting: Vec::new(),
-            results: left.results.into_iter().map(kept).collect(),
+            results: left.results.into_iter().collect(),
             unfinished: BTreeSet::new(),
             early: EarlyCancels::default(),
             mode: Mode::Serving,
@@ -128,7 +131,7 @@ impl State {
             actions: Vec::new(),
         };
         if state.inherited.is_none() {
-            state.disown_results();
+            state.results.disown();
         }
         state
     }
@@ -193,7 +196,7 @@ impl State {
         };
         if !resumed {
             self.lose_session();
-            self.disown_results();
+            self.results.disown();
         }
         self.session = Some(Session { id: answer.session_id.clone(), ttl, heartbeat, trusted_until, inherited });
         self.attachment = Some(Attachment {
@@ -211,11 +214,15 @@ impl State {
         }
         self.heartbeat(now);
         // What was said on the stream before may be lost with it; repetitions do no harm.
-        let running = self.tasks.iter().filter(|(_, task)| !task.revoked).map(|(key, _)| key);
-        let started: Vec<LeaseKey> = running.chain(&self.unfinished).cloned().collect();
-        for key in started {
-            self.send(started_message(&key));
+        let running = self.tasks.iter_mut().filter(|(_, task)| !task.revoked);
+        let mut started: Vec<Kind> = Vec::new();
+        for (key, task) in running {
+            task.said = true;
+            started.push(started_message(key));
         }
+        started.extend(self.unfinished.iter().map(started_message));
+        started.into_iter().for_each(|message| self.send(message));
+        self.results.begin_anew();
         let untold: Vec<LeaseKey> = self.results.keys().cloned().collect();
         for key in untold {
             self.tell(&key, now);
@@ -226,18 +233,41 @@ impl State {
     pub(super) fn detached(&mut self) {
         self.attachment = None;
         self.outbox.clear();
-        for kept in self.results.values_mut() {
-            kept.sent_at = None;
+        // Whatever was said of them may be lost with it.
+        for task in self.tasks.values_mut() {
+            task.said = false;
+        }
+        self.results.begin_anew();
+    }
+
+    /// A task has been polled and goes on.
+    pub(super) fn goes_on(&mut self, key: &LeaseKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        if self.attachment.is_some() && !task.revoked && !task.worked && !task.said {
+            task.said = true;
+            self.send(started_message(key));
+        }
+    }
+
+    /// The work of a task has ended, and its result is to be made safe. Where its beginning has not been told yet, the result is to tell that
+    /// too.
+    pub(super) fn worked(&mut self, key: &LeaseKey, finished: &mut Finished) {
+        if let Some(task) = self.tasks.get_mut(key) {
+            task.worked = true;
+            finished.started = !task.said;
         }
     }
 
     /// A task has ended; `finished` is absent where its lease was lost, or the shutdown could not stop it.
     pub(super) fn ended(&mut self, key: &LeaseKey, finished: Option<Finished>, now: Instant) {
-        let revoked = self.tasks.remove(key).is_none_or(|task| task.revoked);
+        let task = self.tasks.remove(key);
+        let said = task.as_ref().is_some_and(|task| task.said);
+        let revoked = task.is_none_or(|task| task.revoked);
         match finished {
             Some(_) if revoked => self.actions.push(Action::Forget(key.clone())),
-            Some(finished) => {
-                self.results.insert(key.clone(), Kept { finished, of_session: true, sent_at: None });
+            Some(mut finished) => {
+                finished.started |= !said;
+                self.results.insert(key.clone(), finished, true);
                 self.tell(key, now);
             }
             None if !revoked => {
@@ -245,20 +275,17 @@ impl State {
             }
             None => {}
         }
-        if let Some(at) = self.waiting.iter().position(|lease| *lease.execution_id == *key.execution_id) {
+        if let Some(at) = self.waiting.iter().position(|lease| LeaseKey::from(lease).execution_id == key.execution_id) {
             let lease = self.waiting.swap_remove(at);
-            self.start(lease);
+            self.start(lease, now);
         }
     }
 
     /// The newest progress of a task, already coalesced.
     pub(super) fn progressed(&mut self, key: &LeaseKey, percent: i32) {
         if self.attachment.is_some() && self.tasks.get(key).is_some_and(|task| !task.revoked) {
-            self.send(Kind::Progress(Progress {
-                execution_id: key.execution_id.to_string(),
-                epoch: key.epoch,
-                percent,
-            }));
+            self.goes_on(key);
+            self.send(Kind::Progress(Progress { execution_id: key.execution_id.text(), epoch: key.epoch, percent }));
         }
     }
 
@@ -272,6 +299,17 @@ impl State {
         }
         self.tick_stream(now);
         self.tick_drain(now);
+        self.tick_young(now);
+    }
+
+    /// Tells of tasks that are still being polled for the first time.
+    fn tick_young(&mut self, now: Instant) {
+        while let Some((key, _)) = self.young.pop_front_if(|(_, begun)| now >= *begun + YOUNG) {
+            if self.tasks.get(&key).is_some_and(|task| !task.said && !task.worked) {
+                self.goes_on(&key);
+                self.actions.push(Action::Overdue(key));
+            }
+        }
     }
 
     fn tick_stream(&mut self, now: Instant) {
@@ -291,6 +329,9 @@ impl State {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let mut next = self.mode.deadline();
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |now| now.min(at)));
+        if let Some((_, begun)) = self.young.front() {
+            sooner(*begun + YOUNG);
+        }
         if let Some(session) = &self.session {
             sooner(session.trusted_until);
             if let Some(attachment) = &self.attachment {
@@ -329,27 +370,22 @@ impl State {
         if self.attachment.is_none() {
             return;
         }
-        if let Some(kept) = self.results.get_mut(key) {
-            kept.sent_at = Some(now);
-            let finished = kept.finished.clone();
+        if let Some(finished) = self.results.to_send(key, now) {
             self.send(Kind::Finished(finished));
         }
     }
 
     fn resend(&mut self, now: Instant) {
-        let after = self.terms.resend_after;
-        let late = |kept: &Kept| kept.sent_at.is_none_or(|sent| now >= sent + after);
-        let keys: Vec<LeaseKey> =
-            self.results.iter().filter(|(_, kept)| late(kept)).map(|(key, _)| key.clone()).collect();
-        for key in keys {
+        for key in self.results.unheard(now, self.terms.resend_after) {
             self.tell(&key, now);
         }
     }
 
-    fn start(&mut self, lease: Lease) {
+    /// Its beginning is told once it is known to go on; what ends at once tells both together.
+    fn start(&mut self, lease: Lease, now: Instant) {
         let key = LeaseKey::from(&lease);
         self.tasks.insert(key.clone(), Running::default());
-        self.send(started_message(&key));
+        self.young.push_back((key, now));
         self.actions.push(Action::Start(Box::new(lease)));
     }
 
@@ -364,15 +400,8 @@ impl State {
         }
         self.waiting.clear();
         self.unfinished.clear();
-        self.disown_results();
+        self.results.disown();
         self.actions.push(Action::DropLogs);
-    }
-
-    /// The results that are kept are of a session that is over.
-    fn disown_results(&mut self) {
-        for kept in self.results.values_mut() {
-            kept.of_session = false;
-        }
     }
 
     fn revoke_task(&mut self, key: &LeaseKey) -> bool {
@@ -388,7 +417,7 @@ impl State {
         for key in leases.iter().map(LeaseKey::from) {
             self.waiting.retain(|lease| LeaseKey::from(lease) != key);
             self.unfinished.remove(&key);
-            if !self.revoke_task(&key) && self.results.remove(&key).is_some() {
+            if !self.revoke_task(&key) && self.results.remove(&key) {
                 self.actions.push(Action::Forget(key));
             }
         }
@@ -396,5 +425,5 @@ impl State {
 }
 
 fn started_message(key: &LeaseKey) -> Kind {
-    Kind::Started(Started { execution_id: key.execution_id.to_string(), epoch: key.epoch })
+    Kind::Started(Started { execution_id: key.execution_id.text(), epoch: key.epoch })
 }

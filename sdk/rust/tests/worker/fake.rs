@@ -1,5 +1,6 @@
 //! A coordinator that does what the test says, over a real socket.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
@@ -41,6 +42,8 @@ struct Service {
 pub(crate) struct Session {
     pub(crate) authorization: Option<String>,
     incoming: Streaming<AgentMessage>,
+    /// What has come in the same frame.
+    unread: VecDeque<In>,
     outgoing: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     /// Whether heartbeats are acknowledged as they come.
     pub(crate) acknowledges: bool,
@@ -85,7 +88,8 @@ fn opened(request: Request<Streaming<AgentMessage>>) -> (Session, mpsc::Receiver
     let authorization = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let (outgoing, answers) = mpsc::channel(256);
     let incoming = request.into_inner();
-    (Session { authorization, incoming, outgoing, acknowledges: true, held: Vec::new(), heartbeats: 0 }, answers)
+    let (held, unread) = (Vec::new(), VecDeque::new());
+    (Session { authorization, incoming, unread, outgoing, acknowledges: true, held, heartbeats: 0 }, answers)
 }
 
 /// A coordinator under a script.
@@ -164,7 +168,14 @@ impl Session {
     /// The next message, heartbeats included.
     async fn raw(&mut self) -> Option<In> {
         loop {
+            if let Some(kind) = self.unread.pop_front() {
+                return Some(kind);
+            }
             match self.incoming.message().await {
+                Ok(Some(AgentMessage { kind: Some(In::Batch(batch)) })) => {
+                    assert!(batch.messages.len() > 1, "one message needs no batch");
+                    self.unread.extend(batch.messages.into_iter().filter_map(|message| message.kind));
+                }
                 Ok(Some(AgentMessage { kind: Some(kind) })) => return Some(kind),
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return None,
@@ -212,18 +223,24 @@ impl Session {
         }
     }
 
+    /// The next beginning, be it told with the end.
     pub(crate) async fn started(&mut self) -> String {
         match self.next().await {
             In::Started(started) => started.execution_id,
+            In::Finished(finished) if finished.started => {
+                let id = finished.execution_id.clone();
+                self.unread.push_front(In::Finished(finished));
+                id
+            }
             other => panic!("expected a start, got {other:?}"),
         }
     }
 
-    /// The next result, past credits and progress.
+    /// The next result, past credits and progress, without a word of its beginning.
     pub(crate) async fn finished(&mut self) -> Finished {
         loop {
             match self.next().await {
-                In::Finished(finished) => return finished,
+                In::Finished(finished) => return Finished { started: false, ..finished },
                 In::Credit(_) | In::Progress(_) => {}
                 other => panic!("expected a result, got {other:?}"),
             }

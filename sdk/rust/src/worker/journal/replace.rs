@@ -20,7 +20,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_directory_of(path: &Path) -> io::Result<()> {
+/// Sees to it that what was made or removed beside `path` stays so after a crash.
+pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(directory) if cfg!(unix) => File::open(directory)?.sync_all(),
         _ => Ok(()),

@@ -63,7 +63,7 @@ pub(in crate::worker) struct Batch {
 impl Piece {
     fn chunk(self, key: &LeaseKey, attempt: i32, number: u32) -> LogChunk {
         LogChunk {
-            execution_id: key.execution_id.to_string(),
+            execution_id: key.execution_id.text(),
             epoch: key.epoch,
             stream: self.stream.into(),
             at: Some(self.at.into()),

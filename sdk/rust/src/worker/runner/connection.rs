@@ -22,7 +22,8 @@ pub(in crate::worker) enum Event {
     /// The delay before the next attempt is over.
     Due,
     Registered(Box<Registration>),
-    Message(coordinator_message::Kind),
+    /// What has come since, at least one.
+    Messages(Vec<coordinator_message::Kind>),
     Lost,
 }
 
@@ -120,7 +121,7 @@ impl Connection {
                 }
             },
             Link::Up(stream) => match stream.exchange(outbox).await {
-                Ok(kind) => Event::Message(kind),
+                Ok(kinds) => Event::Messages(kinds),
                 Err(refusal) => {
                     self.failed(refusal);
                     Event::Lost

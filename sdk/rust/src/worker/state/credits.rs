@@ -5,6 +5,9 @@ use orrery_proto::v1::{Credit, HeldLease, agent_message::Kind};
 use super::{Action, Mode, State};
 use crate::worker::lease::LeaseKey;
 
+/// Results that may wait for their acknowledgement, however few slots there are.
+const UNHEARD: usize = 8 * 1024;
+
 impl State {
     /// What is to be done once a turn, after everything that happened in it.
     pub(in crate::worker) fn settle(&mut self) {
@@ -17,16 +20,16 @@ impl State {
     pub(super) fn held(&self) -> Vec<HeldLease> {
         let running = self.tasks.iter().filter(|(_, task)| !task.revoked).map(|(key, _)| key.held());
         let waiting = self.waiting.iter().map(|lease| LeaseKey::from(lease).held());
-        let ended = self.results.iter().filter(|(_, kept)| kept.of_session).map(|(key, _)| key.held());
+        let ended = self.results.held();
         let unfinished = self.unfinished.iter().map(LeaseKey::held);
         running.chain(waiting).chain(ended).chain(unfinished).collect()
     }
 
     /// Grants as many credits as there are free slots beyond those already granted on this stream. A slot is free once its executor has
     /// ended, whoever asked for that. Where a coordinator does not acknowledge results, nothing new is taken until it does, so that they
-    /// cannot pile up.
+    /// cannot pile up; a quick worker has thousands on their way all the time.
     fn top_up(&mut self) {
-        let piled = self.results.len() > (self.terms.slots as usize).saturating_mul(4).max(1024);
+        let piled = self.results.is_full((self.terms.slots as usize).saturating_mul(4).max(UNHEARD));
         if self.mode != Mode::Serving || piled || self.session.as_ref().is_none_or(|session| session.inherited) {
             return;
         }

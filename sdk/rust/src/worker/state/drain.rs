@@ -62,7 +62,7 @@ impl State {
 
     /// Whether there are results that the session's end would make worthless.
     pub(in crate::worker) fn has_untold(&self) -> bool {
-        self.results.values().any(|kept| kept.of_session)
+        self.results.are_of_session()
     }
 
     /// Says so on the stream, if there is one, and gives back what has not begun.

@@ -9,7 +9,7 @@ use orrery_proto::v1::{
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{Action, Kept, Mode, Session, State};
+use super::{Action, Mode, Session, State};
 use crate::executor::Outcome;
 use crate::worker::finished::{Cause, Ending, Limits, conclude};
 use crate::worker::lease::{LeaseKey, leases_of};
@@ -79,12 +79,11 @@ impl State {
             attachment.credits = attachment.credits.saturating_sub(1);
         }
         let key = LeaseKey::from(&lease);
-        let waits = self.waiting.iter().any(|other| LeaseKey::from(other) == key);
-        if waits || self.tasks.contains_key(&key) || self.results.contains_key(&key) {
+        let others = self.grants_of(&key);
+        if others.contains(&key) {
             debug!(lease = %key, "granted twice; ignored");
             return None;
         }
-        let others = self.grants_of(&key);
         if others.iter().any(|other| other.epoch > key.epoch) {
             warn!(lease = %key, "granted after a newer grant of the same execution; ignored");
             return None;
@@ -102,35 +101,33 @@ impl State {
                 warn!(lease = %key, "granted beyond the free slots; given back");
                 return Some(key);
             }
-            self.start(lease);
+            self.start(lease, now);
             return None;
         }
         // A newer grant begins once the last of the older ones has stopped, so that the work is never done twice at once.
         if self.end_older(&key, &others) {
             self.waiting.push(lease);
         } else {
-            self.start(lease);
+            self.start(lease, now);
         }
         None
     }
 
-    /// Every other grant of the same execution that is known here.
+    /// Every grant of the same execution that is known here.
     fn grants_of(&self, key: &LeaseKey) -> Vec<LeaseKey> {
-        let first = LeaseKey { execution_id: key.execution_id.clone(), epoch: i64::MIN };
-        let last = LeaseKey { execution_id: key.execution_id.clone(), epoch: i64::MAX };
-        let running = self.tasks.range(first.clone()..=last.clone()).map(|(other, _)| other.clone());
-        let ended = self.results.range(first..=last).map(|(other, _)| other.clone());
+        let running = self.tasks.range(LeaseKey::all_of(&key.execution_id)).map(|(other, _)| other.clone());
+        let ended = self.results.of(&key.execution_id).cloned();
         let waiting = self.waiting.iter().map(LeaseKey::from).filter(|other| other.execution_id == key.execution_id);
         running.chain(ended).chain(waiting).collect()
     }
 
     /// Ends the older grants of an execution, since there is a newer one. Whether any of them still runs.
     fn end_older(&mut self, newest: &LeaseKey, older: &[LeaseKey]) -> bool {
-        self.waiting.retain(|other| *other.execution_id != *newest.execution_id);
+        self.waiting.retain(|other| LeaseKey::from(other).execution_id != newest.execution_id);
         let mut running = false;
         for key in older {
             running |= self.revoke_task(key);
-            if self.results.remove(key).is_some() {
+            if self.results.remove(key) {
                 self.actions.push(Action::Forget(key.clone()));
             }
         }
@@ -147,7 +144,7 @@ impl State {
         } else if let Some(at) = self.waiting.iter().position(|lease| LeaseKey::from(lease) == key) {
             let lease = self.waiting.swap_remove(at);
             self.not_begun(&lease, cause, now);
-        } else if !self.results.contains_key(&key) && !self.unfinished.contains(&key) {
+        } else if !self.results.contains(&key) && !self.unfinished.contains(&key) {
             self.early.note(key, cause, now);
         }
     }
@@ -156,7 +153,7 @@ impl State {
     fn not_begun(&mut self, lease: &Lease, cause: Cause, now: Instant) {
         let key = LeaseKey::from(lease);
         if let Some(finished) = never_begun(&key, lease, cause) {
-            self.results.insert(key.clone(), Kept { finished, of_session: true, sent_at: None });
+            self.results.insert(key.clone(), finished, false);
             self.tell(&key, now);
         }
     }
@@ -171,7 +168,7 @@ impl State {
 
     /// A result is wanted no more.
     fn result_settled(&mut self, key: LeaseKey) {
-        if self.results.remove(&key).is_some() {
+        if self.results.remove(&key) {
             self.actions.push(Action::Forget(key));
         }
     }

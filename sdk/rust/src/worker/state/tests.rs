@@ -3,6 +3,7 @@ use orrery_proto::v1::{Cancel, DrainRequest, ExecutionStatus, HeartbeatAck, Leas
 
 use super::*;
 
+mod begun;
 mod held;
 mod left;
 
@@ -52,6 +53,15 @@ impl Bench {
     fn lease(&mut self, execution_id: &str, epoch: i64) {
         let lease = Lease { execution_id: execution_id.into(), epoch, ..Lease::default() };
         self.message(Out::Leases(LeaseBatch { leases: vec![lease], works: vec![] }));
+        self.go_on();
+    }
+
+    /// All that has begun goes on for a while.
+    fn go_on(&mut self) {
+        let begun: Vec<LeaseKey> = self.state.tasks.keys().cloned().collect();
+        for key in begun {
+            self.state.goes_on(&key);
+        }
     }
 
     fn pass(&mut self, ms: u64) {
@@ -63,6 +73,7 @@ impl Bench {
         let status = ExecutionStatus::Completed.into();
         let finished = Finished { execution_id: execution_id.into(), epoch, status, ..Finished::default() };
         self.state.ended(&LeaseKey::new(execution_id, epoch), Some(finished), self.now);
+        self.go_on();
     }
 
     /// What was sent, in short.
@@ -89,6 +100,7 @@ impl Bench {
             Action::Start(lease) => format!("start {}", LeaseKey::from(&*lease)),
             Action::Stop(key, cause) => format!("stop {key} {cause:?}"),
             Action::Forget(key) => format!("forget {key}"),
+            Action::Overdue(key) => format!("overdue {key}"),
             Action::DropLogs => "drop logs".into(),
             Action::Reconnect(why) => format!("reconnect {why:?}"),
             Action::Proven => "proven".into(),
@@ -302,7 +314,7 @@ fn a_coordinator_that_goes_away_gives_a_moment_to_move() {
 #[test]
 fn nothing_new_is_taken_where_results_pile_up() {
     let mut bench = Bench::attached();
-    for number in 0..1_100 {
+    for number in 0..8_300 {
         let id = format!("e{number}");
         bench.lease(&id, 1);
         bench.ended(&id, 1);
