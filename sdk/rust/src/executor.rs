@@ -1,5 +1,6 @@
 //! What runs work: the contract between a worker session and the executors behind it.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -253,4 +254,13 @@ pub trait Executor: Send + Sync + 'static {
     /// Runs one attempt to its end. It must watch [`Context::stopped`] and end soon after; once it has returned, nothing of the
     /// attempt may go on. The caller tells it when `task.timeout` is over and puts the right error type on what was stopped.
     async fn run(&self, task: Task, context: Context) -> Outcome;
+
+    /// The same as a future that owns what it needs. Workers call this; it only has to be written where it can be made cheaper than by
+    /// [`Executor::run`].
+    fn begin(self: Arc<Self>, task: Task, context: Context) -> Running {
+        Box::pin(async move { self.run(task, context).await })
+    }
 }
+
+/// An attempt under way.
+pub type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;

@@ -3,8 +3,8 @@
 mod error;
 mod parameters;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,15 +17,14 @@ use serde_json::value::RawValue;
 
 pub use self::error::FunctionError;
 use self::parameters::{overlaid, read};
-use crate::executor::{Context, Executor, Failure, Outcome, StopReason, Task};
+use crate::executor::{Context, Executor, Failure, Outcome, Running, StopReason, Task};
 
-type Returned = Pin<Box<dyn Future<Output = Outcome> + Send>>;
-type Function = Arc<dyn Fn(Option<Json>, FunctionContext) -> Returned + Send + Sync>;
+type Function = Arc<dyn Fn(Option<Json>, FunctionContext) -> Running + Send + Sync>;
 
 /// Functions by module and name.
 #[derive(Clone)]
 pub struct FunctionRegistry {
-    functions: BTreeMap<(String, String), Function>,
+    functions: BTreeMap<String, BTreeMap<String, Function>>,
     grace: Duration,
 }
 
@@ -59,7 +58,7 @@ impl FunctionRegistry {
         F: Fn(T, FunctionContext) -> R + Send + Sync + 'static,
         R: Future<Output = Result<U, E>> + Send + 'static,
     {
-        let function = move |parameters: Option<Json>, context: FunctionContext| -> Returned {
+        let function = move |parameters: Option<Json>, context: FunctionContext| -> Running {
             let input = match read::<T>(parameters.as_ref()) {
                 Ok(input) => input,
                 Err(message) => {
@@ -69,7 +68,7 @@ impl FunctionRegistry {
             let returned = function(input, context);
             Box::pin(async move { outcome_of(returned.await.map_err(Into::into)) })
         };
-        self.functions.insert((module.into(), name.into()), Arc::new(function));
+        self.functions.entry(module.into()).or_default().insert(name.into(), Arc::new(function));
         self
     }
 
@@ -82,7 +81,7 @@ impl FunctionRegistry {
 
     /// The registered (module, function) pairs, in order.
     pub fn names(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.functions.keys().map(|(module, name)| (module.as_str(), name.as_str()))
+        self.functions.iter().flat_map(|(module, names)| names.keys().map(|name| (module.as_str(), name.as_str())))
     }
 
     /// An executor for all of them, and by `fallback`, if there is one, for any other.
@@ -172,8 +171,10 @@ struct FunctionExecutor {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config<'a> {
-    module_path: String,
-    function_name: String,
+    #[serde(borrow)]
+    module_path: Cow<'a, str>,
+    #[serde(borrow)]
+    function_name: Cow<'a, str>,
     #[serde(default, borrow)]
     parameters: Option<&'a RawValue>,
 }
@@ -181,49 +182,66 @@ struct Config<'a> {
 #[async_trait]
 impl Executor for FunctionExecutor {
     async fn run(&self, task: Task, context: Context) -> Outcome {
-        let (function, parameters) = match self.find(&task) {
-            Ok(Some(found)) => found,
-            Ok(None) => match &self.fallback {
-                Some(fallback) => return fallback.run(task, context).await,
-                None => return Outcome::failure(ErrorType::ValidationError, "no such function"),
-            },
-            Err(message) => return Outcome::failure(ErrorType::ValidationError, message),
-        };
-        let call = FunctionContext { context: context.clone(), task: Arc::new(task) };
-        let running = function(parameters, call);
-        let over = async {
-            if context.stopped().await != StopReason::Revoked {
-                tokio::select! {
-                    () = tokio::time::sleep(self.registry.grace) => {}
-                    () = context.revoked() => {}
-                }
-            }
-        };
-        tokio::select! {
-            biased;
-            outcome = running => outcome,
-            () = over => Outcome::failure(ErrorType::UserError, "the function was stopped"),
-        }
+        self.running(task, context).await
+    }
+
+    fn begin(self: Arc<Self>, task: Task, context: Context) -> Running {
+        self.running(task, context)
     }
 }
 
 impl FunctionExecutor {
+    fn running(&self, task: Task, context: Context) -> Running {
+        let (function, parameters) = match self.find(&task) {
+            Ok(Some(found)) => found,
+            Ok(None) => match &self.fallback {
+                Some(fallback) => return fallback.clone().begin(task, context),
+                None => return failed("no such function"),
+            },
+            Err(message) => return failed(message),
+        };
+        let call = FunctionContext { context: context.clone(), task: Arc::new(task) };
+        let running = function(parameters, call);
+        Box::pin(until_stopped(running, context, self.registry.grace))
+    }
+
     /// The function of a task with its parameters; `None` where the fallback is to run it, a message where nobody can.
     fn find(&self, task: &Task) -> Result<Option<(Function, Option<Json>)>, String> {
         let config: Config<'_> = serde_json::from_str(&task.config.text)
             .map_err(|e| format!("the config is not that of a function: {e}"))?;
-        let key = (config.module_path, config.function_name);
-        let Some(function) = self.registry.functions.get(&key) else {
-            return if self.fallback.is_some() { Ok(None) } else { Err(self.unknown(&key)) };
+        let (module, name) = (config.module_path.as_ref(), config.function_name.as_ref());
+        let Some(function) = self.registry.functions.get(module).and_then(|module| module.get(name)) else {
+            return if self.fallback.is_some() { Ok(None) } else { Err(self.unknown(module, name)) };
         };
         let parameters =
             overlaid(config.parameters.map(RawValue::get), task.parameters.as_ref().map(|p| p.text.as_str()));
         Ok(Some((function.clone(), parameters)))
     }
 
-    fn unknown(&self, (module, name): &(String, String)) -> String {
+    fn unknown(&self, module: &str, name: &str) -> String {
         let known: Vec<String> = self.registry.names().map(|(module, name)| format!("{module}#{name}")).collect();
         format!("no function {name} in module {module}; this worker has: {}", known.join(", "))
+    }
+}
+
+fn failed(message: impl Into<String>) -> Running {
+    Box::pin(std::future::ready(Outcome::failure(ErrorType::ValidationError, message)))
+}
+
+/// A function that is told to stop may go on for the grace, and no longer than its lease.
+async fn until_stopped(running: Running, context: Context, grace: Duration) -> Outcome {
+    let over = async {
+        if context.stopped().await != StopReason::Revoked {
+            tokio::select! {
+                () = tokio::time::sleep(grace) => {}
+                () = context.revoked() => {}
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = running => outcome,
+        () = over => Outcome::failure(ErrorType::UserError, "the function was stopped"),
     }
 }
 

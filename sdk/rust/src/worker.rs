@@ -7,6 +7,7 @@ mod crew;
 mod finished;
 pub mod journal;
 mod lease;
+mod line;
 mod link;
 mod logs;
 mod output;

@@ -1,19 +1,18 @@
-//! One attempt: its executor on a task of its own, so that a panic ends only it, and one that never waits holds up nobody.
+//! An attempt that goes on: its executor has a task of its own, so that a panic ends only it, and one that never waits holds up nobody.
 
-use std::any::Any;
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use orrery_proto::v1::ErrorType;
 
 use super::finished::Ending;
 use super::lease::LeaseKey;
+use super::line::panic_message;
 use super::reports::{Report, Reports};
-use crate::executor::{Context, Executor, Outcome, Task};
+use crate::executor::{Context, Executor, Outcome, Running, Task};
 
 /// How long a stopped task may take by default. A coordinator that has heard nothing 15 s past an attempt's deadline may give the work
 /// to somebody else, so what comes after the deadline must be over before: this grace, the abort and the flush take 12 s at most, and
@@ -30,29 +29,21 @@ pub(super) const AFTER_GRACE: Duration = ABORT.saturating_add(FLUSH);
 /// The grace of a task whose lease is lost: its kills are without grace too.
 pub(super) const REVOKED_GRACE: Duration = Duration::from_secs(5);
 
-/// Says how an attempt goes on, and at the latest when it is dropped that it has ended.
+/// Says that an attempt has ended, at the latest when it is dropped.
 pub(super) struct Teller {
     key: LeaseKey,
     reports: Arc<Reports>,
-    polled: bool,
     ended: bool,
 }
 
 impl Teller {
     pub(super) fn new(key: LeaseKey, reports: Arc<Reports>) -> Self {
-        Self { key, reports, polled: false, ended: false }
+        Self { key, reports, ended: false }
     }
 
-    fn waits(&mut self) {
-        if !std::mem::replace(&mut self.polled, true) {
-            self.reports.push(Report::Waits(self.key.clone()), true);
-        }
-    }
-
-    pub(super) fn ended(&mut self, ending: Ending) {
+    fn ended(&mut self, ending: Ending) {
         self.ended = true;
-        let first = !std::mem::replace(&mut self.polled, true);
-        self.reports.push(Report::Ended(self.key.clone(), ending), first);
+        self.reports.push(Report::Ended(self.key.clone(), ending), false);
     }
 }
 
@@ -64,33 +55,23 @@ impl Drop for Teller {
     }
 }
 
-/// Runs an attempt to its end, or until it is dropped.
-pub(super) async fn attend(executor: Arc<dyn Executor>, task: Task, context: Context, mut teller: Teller) {
-    let work = AssertUnwindSafe(async move { executor.run(task, context).await }).catch_unwind();
-    let mut work = pin!(work);
-    let ended = poll_fn(|cx| {
-        let polled = work.as_mut().poll(cx);
-        if polled.is_pending() {
-            teller.waits();
-        }
-        polled
-    });
-    let ending = match ended.await {
+/// Runs an attempt that goes on to its end, or until it is dropped.
+pub(super) async fn attend(running: Running, mut teller: Teller) {
+    let ending = match AssertUnwindSafe(running).catch_unwind().await {
         Ok(outcome) => Ending::Returned(outcome),
         Err(payload) => Ending::Panicked(panic_message(payload.as_ref())),
     };
     teller.ended(ending);
 }
 
-/// The outcome of a task that nobody here can run.
-pub(super) fn unknown(name: &str) -> Outcome {
-    Outcome::failure(ErrorType::ValidationError, format!("this agent has no executor {name:?}"))
-}
+/// Stands for executors that this worker does not have.
+pub(super) struct Unknown;
 
-/// What a panic said.
-fn panic_message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+#[async_trait]
+impl Executor for Unknown {
+    async fn run(&self, task: Task, _: Context) -> Outcome {
+        Outcome::failure(ErrorType::ValidationError, format!("this agent has no executor {:?}", task.executor))
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The attempts under way, and what becomes of those that do not end: told to stop, aborted, given up.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -10,6 +11,8 @@ use tracing::warn;
 use super::attempt::{ABORT, REVOKED_GRACE};
 use super::finished::Cause;
 use super::lease::LeaseKey;
+use super::line::{Attempt, Line};
+use super::reports::Reports;
 use crate::executor::{Context, StopReason};
 
 /// All attempts that have not ended.
@@ -19,6 +22,10 @@ pub(super) struct Crew {
     dues: BTreeSet<(Instant, LeaseKey)>,
     /// How long a stopped task may take before it is aborted.
     grace: Duration,
+    /// Those that begin in this turn.
+    beginning: Vec<Attempt>,
+    line: Arc<Line>,
+    reports: Arc<Reports>,
 }
 
 /// An attempt under way.
@@ -45,23 +52,43 @@ enum Phase {
 }
 
 impl Crew {
-    pub(super) fn new(grace: Duration) -> Self {
-        Self { members: HashMap::new(), dues: BTreeSet::new(), grace }
+    pub(super) fn new(grace: Duration, reports: Arc<Reports>) -> Self {
+        let line = Arc::new(Line::new(reports.clone()));
+        Self { members: HashMap::new(), dues: BTreeSet::new(), grace, beginning: Vec::new(), line, reports }
     }
 
-    /// An attempt begins; `abort` ends its task where it waits.
-    pub(super) fn begin(
-        &mut self,
-        key: LeaseKey,
-        context: Context,
-        timeout: Duration,
-        abort: Option<AbortHandle>,
-        now: Instant,
-    ) {
+    /// An attempt begins. It is polled once [`Crew::set_off`] is called.
+    pub(super) fn begin(&mut self, attempt: Attempt, now: Instant) {
+        let Attempt { key, task, context, .. } = &attempt;
+        let timeout = task.timeout;
         let due = now + timeout;
         self.dues.insert((due, key.clone()));
-        let member = Member { context, begin: now, timeout, cause: None, phase: Phase::Working, due, abort };
-        self.members.insert(key, member);
+        let context = context.clone();
+        let member = Member { context, begin: now, timeout, cause: None, phase: Phase::Working, due, abort: None };
+        self.members.insert(key.clone(), member);
+        self.beginning.push(attempt);
+    }
+
+    /// Lets all begin that are to.
+    pub(super) fn set_off(&mut self) {
+        if !self.beginning.is_empty() {
+            self.line.join(&mut self.beginning);
+        }
+    }
+
+    /// An attempt has been polled and goes on; `abort` ends its task where it waits.
+    pub(super) fn goes_on(&mut self, key: &LeaseKey, abort: AbortHandle) {
+        match self.members.get_mut(key) {
+            Some(member) if member.phase != Phase::Aborted => member.abort = Some(abort),
+            // Given up in its first poll, it waits at last.
+            _ => abort.abort(),
+        }
+    }
+
+    /// An attempt does not come out of its first poll: others take over from who polls it.
+    pub(super) fn held_up(&mut self, key: LeaseKey) {
+        self.reports.overdue(key);
+        self.line.hire();
     }
 
     /// It has ended, or nobody waits for its end any more.
@@ -131,6 +158,8 @@ impl Crew {
 impl Drop for Crew {
     /// Tasks are dropped where they wait.
     fn drop(&mut self) {
+        self.line.close();
+        self.reports.close();
         for member in self.members.values() {
             if let Some(abort) = &member.abort {
                 abort.abort();

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use orrery_proto::v1::Finished;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use super::finished::Ending;
 use super::lease::LeaseKey;
@@ -14,14 +15,22 @@ const MANY: usize = 64;
 
 #[derive(Debug)]
 pub(super) enum Report {
-    /// Polled once, it has not ended: it goes on.
-    Waits(LeaseKey),
+    /// Polled once, it has not ended: it goes on, on a task of its own.
+    Waits(LeaseKey, AbortHandle),
     /// The executor has ended.
     Ended(LeaseKey, Ending),
     /// Everything about this attempt is done, and its result is as safe as it can be made; absent where there is nothing to tell.
     Closed(LeaseKey, Option<Finished>),
     /// The same of many that wrote nothing.
     Recorded(Vec<Finished>),
+}
+
+impl Report {
+    fn abandon(self) {
+        if let Self::Waits(_, task) = self {
+            task.abort();
+        }
+    }
 }
 
 /// The queue. Attempts that begin together are first polled within moments: the loop is woken when the last of them has been, and not by each,
@@ -39,6 +48,7 @@ struct Inner {
     expected: usize,
     /// Those that are not waited for any more.
     overdue: HashSet<LeaseKey>,
+    closed: bool,
 }
 
 impl Reports {
@@ -64,13 +74,26 @@ impl Reports {
         let mut inner = self.inner();
         if first {
             let late = match &report {
-                Report::Waits(key) | Report::Ended(key, _) => !inner.overdue.is_empty() && inner.overdue.remove(key),
+                Report::Waits(key, _) | Report::Ended(key, _) => !inner.overdue.is_empty() && inner.overdue.remove(key),
                 Report::Closed(..) | Report::Recorded(_) => false,
             };
             inner.expected = inner.expected.saturating_sub(usize::from(!late));
         }
+        if inner.closed {
+            drop(inner);
+            return report.abandon();
+        }
         inner.queue.push(report);
         self.wake(inner);
+    }
+
+    /// Nobody takes reports any more: what goes on is aborted.
+    pub(super) fn close(&self) {
+        let mut inner = self.inner();
+        inner.closed = true;
+        let queue = std::mem::take(&mut inner.queue);
+        drop(inner);
+        queue.into_iter().for_each(Report::abandon);
     }
 
     fn wake(&self, inner: MutexGuard<'_, Inner>) {
@@ -102,52 +125,73 @@ mod tests {
         LeaseKey::new("e", epoch)
     }
 
+    fn waits(epoch: i64) -> Report {
+        Report::Waits(key(epoch), tokio::spawn(std::future::pending::<()>()).abort_handle())
+    }
+
+    fn ended(epoch: i64) -> Report {
+        Report::Ended(key(epoch), Ending::Aborted)
+    }
+
     fn woken(reports: &Reports) -> bool {
         reports.some().now_or_never().is_some()
     }
 
-    #[test]
-    fn the_loop_is_woken_by_the_last_of_those_that_began_together() {
+    #[tokio::test]
+    async fn the_loop_is_woken_by_the_last_of_those_that_began_together() {
         let reports = Reports::default();
         reports.expect(3);
-        reports.push(Report::Waits(key(1)), true);
-        reports.push(Report::Ended(key(1), Ending::Aborted), false);
-        reports.push(Report::Waits(key(2)), true);
+        reports.push(waits(1), true);
+        reports.push(ended(1), false);
+        reports.push(ended(2), true);
         assert!(!woken(&reports));
-        reports.push(Report::Waits(key(3)), true);
+        reports.push(waits(3), true);
         assert!(woken(&reports));
         let mut taken = Vec::new();
         reports.take(&mut taken);
         assert_eq!(taken.len(), 4);
-        reports.push(Report::Ended(key(2), Ending::Aborted), false);
+        reports.push(ended(3), false);
         assert!(woken(&reports), "nobody is waited for");
     }
 
-    #[test]
-    fn one_that_is_stuck_keeps_nobody_waiting() {
+    #[tokio::test]
+    async fn one_that_is_stuck_keeps_nobody_waiting() {
         let reports = Reports::default();
         reports.expect(2);
-        reports.push(Report::Waits(key(1)), true);
+        reports.push(waits(1), true);
         assert!(!woken(&reports));
         reports.overdue(key(2));
         assert!(woken(&reports));
         // Its own first poll ends at last, while another is expected.
         reports.take(&mut Vec::new());
         reports.expect(1);
-        reports.push(Report::Waits(key(2)), true);
+        reports.push(waits(2), true);
         assert!(!woken(&reports));
-        reports.push(Report::Waits(key(3)), true);
+        reports.push(waits(3), true);
         assert!(woken(&reports));
     }
 
-    #[test]
-    fn many_reports_wake_it_all_the_same() {
+    #[tokio::test]
+    async fn many_reports_wake_it_all_the_same() {
         let reports = Reports::default();
         reports.expect(MANY + 1);
         for epoch in 1..=64 {
             assert!(!woken(&reports));
-            reports.push(Report::Waits(key(epoch)), true);
+            reports.push(ended(epoch), true);
         }
         assert!(woken(&reports));
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_when_nobody_listens_any_more_is_aborted() {
+        let reports = Reports::default();
+        let tasks = [1, 2].map(|epoch| (epoch, tokio::spawn(std::future::pending::<()>())));
+        let [(one, first), (two, second)] = tasks;
+        reports.push(Report::Waits(key(one), first.abort_handle()), true);
+        reports.close();
+        reports.push(Report::Waits(key(two), second.abort_handle()), true);
+        for task in [first, second] {
+            assert!(task.await.is_err_and(|error| error.is_cancelled()));
+        }
     }
 }

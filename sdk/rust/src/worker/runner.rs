@@ -12,14 +12,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{info, warn};
 
 use self::connection::{Connection, Event, Registration};
-use super::attempt::{Teller, attend, unknown};
+use super::attempt::Unknown;
 use super::crew::Crew;
 use super::finished::{Ending, Limits};
 use super::journal::{Journal, Left};
 use super::lease::{LeaseKey, task_of};
+use super::line::Attempt;
 use super::output::{Desk, TaskOutput};
 use super::reports::{Report, Reports};
 use super::ship::{Destination, ship};
@@ -58,6 +59,8 @@ pub(super) struct Runner {
     state: State,
     register: Register,
     executors: BTreeMap<String, Arc<dyn Executor>>,
+    /// What stands for those that are not there.
+    unknown: Arc<dyn Executor>,
     workshop: Workshop,
     timeout_cap: Option<Duration>,
     connection: Connection,
@@ -89,15 +92,17 @@ impl Runner {
         let (kept, to_keep) = watch::channel(parts.left.session_id.clone());
         let keeper = tokio::spawn(keep(parts.workshop.journal.clone(), to_keep));
         let shipper = tokio::spawn(ship(logs.clone(), watched));
+        let reports = Arc::<Reports>::default();
         Self {
             state: State::new(parts.terms, parts.left),
             register: parts.register,
             executors: parts.executors,
+            unknown: Arc::new(Unknown),
             workshop: parts.workshop,
             timeout_cap: parts.timeout_cap,
             connection: parts.connection,
-            crew: Crew::new(parts.grace),
-            reports: Arc::default(),
+            crew: Crew::new(parts.grace, reports.clone()),
+            reports,
             taken: Vec::new(),
             unrecorded: Vec::new(),
             recording: 0,
@@ -214,13 +219,12 @@ impl Runner {
     /// Does what the state decided.
     fn act(&mut self) {
         let actions = self.state.take_actions();
-        self.reports.expect(actions.iter().filter(|action| matches!(action, Action::Start(_))).count());
         let now = Instant::now();
         for action in actions {
             match action {
                 Action::Start(lease) => self.start(*lease, now),
                 Action::Stop(key, cause) => self.crew.stop(&key, cause, now),
-                Action::Overdue(key) => self.reports.overdue(key),
+                Action::Overdue(key) => self.crew.held_up(key),
                 Action::Forget(key) => self.workshop.journal.forget(key.execution_id.as_text(&mut [0; 36]), key.epoch),
                 Action::DropLogs => self.workshop.desk.logs.clear(),
                 Action::Part => {
@@ -241,6 +245,7 @@ impl Runner {
                 }
             }
         }
+        self.crew.set_off();
     }
 
     fn start(&mut self, lease: Lease, now: Instant) {
@@ -248,21 +253,8 @@ impl Runner {
         let task = task_of(lease, self.timeout_cap);
         let output = TaskOutput::new(key.clone(), task.attempt, self.workshop.desk.clone());
         let context = Context::of_task(output, self.trust.1.subscribe());
-        let mut teller = Teller::new(key.clone(), self.reports.clone());
-        let timeout = task.timeout;
-        let abort = match self.executors.get(&task.executor).cloned() {
-            Some(executor) => {
-                let span =
-                    info_span!("attempt", execution = task.execution_id, attempt = task.attempt, job = task.job_name);
-                let attempt = attend(executor, task, context.clone(), teller).instrument(span);
-                Some(tokio::spawn(attempt).abort_handle())
-            }
-            None => {
-                teller.ended(Ending::Returned(unknown(&task.executor)));
-                None
-            }
-        };
-        self.crew.begin(key, context, timeout, abort, now);
+        let executor = self.executors.get(&task.executor).unwrap_or(&self.unknown).clone();
+        self.crew.begin(Attempt { key, executor, task, context }, now);
     }
 
     fn report_progress(&mut self) {

@@ -25,7 +25,10 @@ impl Runner {
         let now = Instant::now();
         for report in taken.drain(..) {
             match report {
-                Report::Waits(key) => self.state.goes_on(&key),
+                Report::Waits(key, abort) => {
+                    self.crew.goes_on(&key, abort);
+                    self.state.goes_on(&key);
+                }
                 Report::Ended(key, ending) => self.ended(&key, ending, now),
                 Report::Closed(key, finished) => self.state.ended(&key, finished, now),
                 Report::Recorded(results) => {
