@@ -1,7 +1,7 @@
 //! Executors whose every step the test sees or decides.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use orrery_sdk::Json;
@@ -27,6 +27,33 @@ pub(crate) struct Panics;
 impl Executor for Panics {
     async fn run(&self, _: Task, _: Context) -> Outcome {
         panic!("boom")
+    }
+}
+
+/// Panics once it has waited.
+pub(crate) struct PanicsLate;
+
+#[async_trait]
+impl Executor for PanicsLate {
+    async fn run(&self, _: Task, _: Context) -> Outcome {
+        tokio::task::yield_now().await;
+        panic!("late boom")
+    }
+}
+
+/// Computes, as far as its worker can see, and never waits, until the other end is dropped.
+pub(crate) struct Computes(Mutex<std::sync::mpsc::Receiver<()>>);
+
+pub(crate) fn computes() -> (Arc<Computes>, std::sync::mpsc::Sender<()>) {
+    let (go, gone) = std::sync::mpsc::channel();
+    (Arc::new(Computes(Mutex::new(gone))), go)
+}
+
+#[async_trait]
+impl Executor for Computes {
+    async fn run(&self, _: Task, _: Context) -> Outcome {
+        let _ = self.0.lock().expect("alone").recv();
+        Outcome::success(Json::new("\"computed\""))
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Session {
     /// What the latest heartbeat held.
     pub(crate) held: Vec<HeldLease>,
     pub(crate) heartbeats: usize,
+    /// How many frames have come.
+    pub(crate) frames: usize,
 }
 
 /// One stream of output.
@@ -89,7 +91,7 @@ fn opened(request: Request<Streaming<AgentMessage>>) -> (Session, mpsc::Receiver
     let (outgoing, answers) = mpsc::channel(256);
     let incoming = request.into_inner();
     let (held, unread) = (Vec::new(), VecDeque::new());
-    (Session { authorization, incoming, unread, outgoing, acknowledges: true, held, heartbeats: 0 }, answers)
+    (Session { authorization, incoming, unread, outgoing, acknowledges: true, held, heartbeats: 0, frames: 0 }, answers)
 }
 
 /// A coordinator under a script.
@@ -171,6 +173,7 @@ impl Session {
             if let Some(kind) = self.unread.pop_front() {
                 return Some(kind);
             }
+            self.frames += 1;
             match self.incoming.message().await {
                 Ok(Some(AgentMessage { kind: Some(In::Batch(batch)) })) => {
                     assert!(batch.messages.len() > 1, "one message needs no batch");

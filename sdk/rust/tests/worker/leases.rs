@@ -1,15 +1,16 @@
 //! From lease to acknowledged result.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_sdk::executor::StopReason;
 use orrery_sdk::v1::agent_message::Kind as In;
 use orrery_sdk::v1::coordinator_message::Kind as Out;
-use orrery_sdk::v1::{Cancel, ErrorType, ExecutionStatus, HeldLease, Lease, LeaseBatch, Revoke};
+use orrery_sdk::v1::{Cancel, ErrorType, ExecutionStatus, Finished, HeldLease, Lease, LeaseBatch, Revoke};
 use orrery_sdk::{FunctionContext, FunctionError, FunctionRegistry, Json, Worker};
 
-use crate::executors::{Deaf, Echo, Panics, held};
+use crate::executors::{Deaf, Echo, Panics, PanicsLate, computes, held};
 use crate::fake::{Coordinator, Running, lease};
 
 const TTL: u32 = 15_000;
@@ -141,7 +142,8 @@ async fn a_task_that_notices_no_stop_is_aborted() {
 #[tokio::test]
 async fn a_panic_and_an_unknown_executor_fail_only_their_attempt() {
     let mut coordinator = Coordinator::start().await;
-    let _worker = Running::start(Worker::builder().endpoint(coordinator.uri()).executor("panics", Arc::new(Panics)));
+    let builder = Worker::builder().endpoint(coordinator.uri()).executor("panics", Arc::new(Panics));
+    let _worker = Running::start(builder.executor("late", Arc::new(PanicsLate)));
     let (mut session, _) = coordinator.welcome("s1", TTL).await;
     session.credit().await;
     session.lease(lease("e1", 1, "panics")).await;
@@ -155,6 +157,10 @@ async fn a_panic_and_an_unknown_executor_fail_only_their_attempt() {
     let finished = session.finished().await;
     assert_eq!(finished.error_type(), ErrorType::ValidationError);
     assert_eq!(finished.error_message, "this agent has no executor \"cobol\"");
+    assert_eq!(session.credit().await, 1);
+    session.lease(lease("e3", 1, "late")).await;
+    session.started().await;
+    assert_eq!(session.finished().await.error_message, "the executor panicked: late boom");
 }
 
 #[tokio::test]
@@ -207,4 +213,67 @@ async fn registered_functions_are_run_by_name() {
     session.lease(Lease { parameters: Some(Json::new("21")), ..job }).await;
     session.started().await;
     assert_eq!(session.finished().await.result, Some(Json::new("{\"success\":true,\"result\":42}")));
+}
+
+fn all(count: usize, executor: &str) -> Vec<Lease> {
+    (0..count).map(|number| lease(&format!("{executor}{number}"), 1, executor)).collect()
+}
+
+#[tokio::test]
+async fn what_is_granted_together_is_told_together() {
+    let mut coordinator = Coordinator::start().await;
+    let _worker =
+        Running::start(Worker::builder().endpoint(coordinator.uri()).slots(500).executor("echo", Arc::new(Echo)));
+    let (mut session, _) = coordinator.welcome("s1", TTL).await;
+    session.credit().await;
+    let frames = session.frames;
+    session.send(Out::Leases(LeaseBatch { leases: all(500, "echo"), works: vec![] })).await;
+    let (mut begun, mut ended) = (BTreeSet::new(), BTreeSet::new());
+    while ended.len() < 500 {
+        match session.next().await {
+            In::Finished(Finished { execution_id, started, .. }) => {
+                assert_ne!(begun.contains(&execution_id), started, "the beginning of {execution_id} is told once");
+                assert!(ended.insert(execution_id));
+            }
+            In::Started(started) => assert!(begun.insert(started.execution_id)),
+            In::Credit(_) => {}
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert!(session.frames - frames < 250, "{} frames", session.frames - frames);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_that_never_waits_holds_up_nobody() {
+    let mut coordinator = Coordinator::start().await;
+    let (executor, go) = computes();
+    let builder = Worker::builder().endpoint(coordinator.uri()).slots(100).grace(Duration::from_millis(20));
+    let _worker = Running::start(builder.executor("computes", executor).executor("echo", Arc::new(Echo)));
+    let (mut session, _) = coordinator.welcome("s1", 3_000).await;
+    session.credit().await;
+    let mut leases = all(1, "computes");
+    leases.extend(all(40, "echo"));
+    session.send(Out::Leases(LeaseBatch { leases, works: vec![] })).await;
+    let (mut ended, mut begun) = (0, false);
+    while ended < 40 || !begun {
+        match session.next().await {
+            In::Finished(finished) => {
+                assert_ne!(finished.execution_id, "computes0");
+                ended += 1;
+            }
+            In::Started(started) => begun |= started.execution_id == "computes0",
+            In::Credit(_) => {}
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    let heartbeats = session.heartbeats;
+    while session.heartbeats == heartbeats {
+        session.next_or_heartbeat().await;
+    }
+    // It notices no stop either, and is given up.
+    session.send(cancel("computes0", 1, "cancelled")).await;
+    let finished = session.finished().await;
+    assert_eq!((finished.execution_id.as_str(), finished.status()), ("computes0", ExecutionStatus::Cancelled));
+    assert_eq!(finished.error_message, "it did not stop in time and was given up");
+    drop(go);
 }
