@@ -1,6 +1,6 @@
 //! The attempts under way, and what becomes of those that do not end: told to stop, aborted, given up.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use tracing::warn;
 
 use super::attempt::{ABORT, REVOKED_GRACE};
 use super::finished::Cause;
-use super::lease::LeaseKey;
+use super::lease::{ByLease, LeaseKey};
 use super::line::{Attempt, Line};
 use super::reports::Reports;
 use crate::executor::{Context, StopReason};
 
 /// All attempts that have not ended.
 pub(super) struct Crew {
-    members: HashMap<LeaseKey, Member>,
+    members: ByLease<Member>,
     /// When something is to be done about each.
     dues: BTreeSet<(Instant, LeaseKey)>,
     /// How long a stopped task may take before it is aborted.
@@ -54,7 +54,7 @@ enum Phase {
 impl Crew {
     pub(super) fn new(grace: Duration, reports: Arc<Reports>) -> Self {
         let line = Arc::new(Line::new(reports.clone()));
-        Self { members: HashMap::new(), dues: BTreeSet::new(), grace, beginning: Vec::new(), line, reports }
+        Self { members: ByLease::default(), dues: BTreeSet::new(), grace, beginning: Vec::new(), line, reports }
     }
 
     /// An attempt begins. It is polled once [`Crew::set_off`] is called.

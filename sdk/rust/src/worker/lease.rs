@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ pub(super) struct LeaseKey {
     pub(super) execution_id: ExecutionId,
     pub(super) epoch: i64,
 }
+
+/// Leases by their keys. Ids come from coordinators, who choose them at random, and are looked up several times for each execution.
+pub(super) type ByLease<T> = HashMap<LeaseKey, T, foldhash::fast::RandomState>;
 
 /// The id of an execution, small and quick to compare where it is a UUID as coordinators write them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

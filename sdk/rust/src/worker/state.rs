@@ -370,7 +370,7 @@ impl State {
         if self.attachment.is_none() {
             return;
         }
-        if let Some(finished) = self.results.to_send(key, now) {
+        if let Some(finished) = self.results.sent(key, now) {
             self.send(Kind::Finished(finished));
         }
     }

@@ -1,6 +1,6 @@
 //! The segments of a journal: files that are only appended to, and removed from the oldest on once nothing in them is wanted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::frame::{FAMILY, Frame, HEADER, frames, put_forgotten, put_result};
 use super::replace::{remove, sync_directory_of};
-use crate::worker::lease::LeaseKey;
+use crate::worker::lease::{ByLease, LeaseKey};
 
 /// Bytes from which on a segment is followed by the next.
 const SEGMENT: u64 = 4 * 1024 * 1024;
@@ -72,7 +72,7 @@ pub(super) struct Disk {
     segments: VecDeque<Segment>,
     file: File,
     /// Where the results stand that are wanted.
-    live: HashMap<LeaseKey, Place>,
+    live: ByLease<Place>,
     live_bytes: u64,
     /// A write failed, so that the segment may end within a frame: the next one goes to a new segment.
     broken: bool,
@@ -116,7 +116,7 @@ impl Disk {
             directory: directory.into(),
             segments: VecDeque::new(),
             file,
-            live: HashMap::new(),
+            live: ByLease::default(),
             live_bytes: 0,
             broken: false,
             buffer: Vec::new(),

@@ -73,11 +73,11 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<(Finished, Vec<LogChunk>)>> {
             Err(_) => warn!(path = %path.display(), "a line of the journal is cut short; left out"),
         }
     }
-    Ok(live.into_values().map(|record| record.taken_over()).collect())
+    Ok(live.into_values().map(|record| Record::taken_over(*record)).collect())
 }
 
 impl Record {
-    fn taken_over(mut self: Box<Self>) -> (Finished, Vec<LogChunk>) {
+    fn taken_over(mut self) -> (Finished, Vec<LogChunk>) {
         let pieces = std::mem::take(&mut self.tail);
         let tail = pieces.into_iter().map(|piece| piece.chunk(&self.execution_id, self.epoch)).collect();
         let finished = Finished {

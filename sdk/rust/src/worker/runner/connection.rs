@@ -41,7 +41,7 @@ type Establishing = Pin<Box<dyn Future<Output = Result<Established, Refusal>> + 
 enum Link {
     Down { retry_at: Instant },
     Connecting { asked: String, attempt: Establishing },
-    Up(Stream),
+    Up(Box<Stream>),
 }
 
 /// The way to the coordinators.
@@ -111,7 +111,7 @@ impl Connection {
             Link::Connecting { asked, attempt } => match attempt.await {
                 Ok(Established { stream, registered, sent_at, client }) => {
                     let asked = std::mem::take(asked);
-                    self.link = Link::Up(stream);
+                    self.link = Link::Up(Box::new(stream));
                     self.refused = 0;
                     Event::Registered(Box::new(Registration { registered, asked, sent_at, client }))
                 }

@@ -110,7 +110,7 @@ impl Results {
     }
 
     /// A copy to send now.
-    pub(super) fn to_send(&mut self, key: &LeaseKey, now: Instant) -> Option<Finished> {
+    pub(super) fn sent(&mut self, key: &LeaseKey, now: Instant) -> Option<Finished> {
         let kept = self.kept.get_mut(key)?;
         kept.sent_at = Some(now);
         Some(kept.finished.clone())
