@@ -17,7 +17,7 @@ use crate::auth::{AuthLayer, Authenticator};
 use crate::cache::Caches;
 use crate::clock::DatabaseClock;
 use crate::config::{Limits, Sharing};
-use crate::dispatch::{AgentApi, Cancels, Dispatch, Dispatcher, Intake, Renewals};
+use crate::dispatch::{AgentApi, Cancels, Dispatch, Dispatcher, HandOver, Intake, Renewals};
 use crate::gateway;
 use crate::limiter::Limiter;
 use crate::lock::Locks;
@@ -142,7 +142,7 @@ impl Parts {
                 draining: AtomicBool::new(false),
             }),
             clock: Arc::default(),
-            dispatch: Arc::new(Dispatch::new(coordinator.metrics.clone())),
+            dispatch: Arc::new(Dispatch::new(coordinator.metrics.clone(), &coordinator.limits)),
             signals,
             loops: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -166,7 +166,7 @@ impl Parts {
         let dispatcher = Dispatcher {
             store: store.clone(),
             dispatch: dispatch.clone(),
-            intake,
+            hand_over: HandOver { store: store.clone(), dispatch: dispatch.clone(), intake },
             signals: signals.clone(),
             limits: limits.clone(),
         };

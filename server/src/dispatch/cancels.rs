@@ -44,7 +44,7 @@ impl Cancels {
     fn tell(&self, held: Held, told: &HashSet<(Held, i64)>) -> Option<(Held, i64)> {
         self.dispatch.with(held.session_id, |attached| {
             // A lease that is granted and not yet sent cannot be cancelled there: it is told once it is sent.
-            if attached.held.get(&held.execution_id) != Some(&held.epoch) {
+            if !attached.holds(held.execution_id, held.epoch) {
                 return None;
             }
             let key = (held, attached.attachment);

@@ -1,31 +1,23 @@
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use orrery_proto::v1::coordinator_message::Kind;
-use orrery_proto::v1::{Lease, LeaseBatch};
-use orrery_proto::{Json, Timestamp};
-use prost::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::matching::{self, Offer};
-use super::{Dispatch, Intake, Word};
+use super::{Dispatch, HandOver, Reservations};
 use crate::config::Limits;
-use crate::execution::{Event, Execution};
 use crate::reconcile::{Backoff, Pace, Signals, rest};
-use crate::store::{Candidate, Claim, DynStore, Grant, StoreError, Wake};
-use crate::telemetry::{current_traceparent, set_parent};
+use crate::store::{Candidate, Claim, Claimed, DynStore, Grant, StoreError};
 
 /// The most that one claim takes, so that its transaction stays short.
-const A_ROUND: usize = 500;
+const A_ROUND: usize = 1000;
 
 /// How many of the newest lanes are asked for again each time.
 const LANES_AGAIN: usize = 64;
 
-/// What the leases of one frame weigh, in bytes, unless a single one is heavier.
-const FRAME_BYTES: usize = 1 << 20;
+/// How often new lanes are looked for: while there is enough to do in those that are known, and while there is not.
+const LANES_BUSY: Duration = Duration::from_millis(50);
+const LANES_IDLE: Duration = Duration::from_millis(20);
 
 /// How long to wait for rows that somebody else has locked, and how often.
 const LOCKED_PAUSE: Duration = Duration::from_millis(3);
@@ -35,22 +27,31 @@ const LOCKED_TRIES: u32 = 5;
 pub struct Dispatcher {
     pub store: DynStore,
     pub dispatch: Arc<Dispatch>,
-    pub intake: Intake,
+    pub hand_over: HandOver,
     pub signals: Arc<Signals>,
     pub limits: Arc<Limits>,
+}
+
+/// What came of a series of claims.
+struct Looked {
+    /// Whether anything waited.
+    found: bool,
+    /// When to look for new lanes at the latest, where that was put off.
+    again: Option<Instant>,
 }
 
 impl Dispatcher {
     /// Grants until the end.
     pub async fn run(self, shutdown: CancellationToken) {
-        // Where round robin goes on.
-        let mut turn = 0;
+        // When lanes were looked for.
+        let mut lanes_at = None;
         let (mut backoff, mut pace) = (Backoff::default(), Pace::default());
         loop {
-            let next = match self.rounds(&mut turn).await {
-                Ok(found) => {
+            let next = match self.rounds(&mut lanes_at).await {
+                Ok(looked) => {
                     backoff.reset();
-                    Instant::now() + pace.after(found)
+                    let paced = Instant::now() + pace.after(looked.found);
+                    looked.again.map_or(paced, |again| again.min(paced))
                 }
                 Err(error) => {
                     tracing::warn!(%error, source = ?std::error::Error::source(&error), "claiming failed; trying again");
@@ -63,173 +64,82 @@ impl Dispatcher {
         }
     }
 
-    /// Claims until there is nothing more to claim, or nobody to take it. Answers with whether anything waited.
-    async fn rounds(&self, turn: &mut usize) -> Result<bool, StoreError> {
-        let mut locked = 0;
-        let mut found = false;
+    /// Claims until there is nothing more to claim, or nobody to take it. While a claim is under way, what the one before it has granted is
+    /// sent.
+    async fn rounds(&self, lanes_at: &mut Option<Instant>) -> Result<Looked, StoreError> {
+        let (mut locked, mut found) = (0, false);
+        let mut ready = None;
         loop {
-            let offers = self.dispatch.offers();
-            let room = self.limits.max_concurrent_jobs.saturating_sub(self.dispatch.running());
-            let free = offers.iter().map(|offer| offer.credits).sum::<usize>().min(room).min(A_ROUND);
+            let free = self.dispatch.free().min(A_ROUND);
             if free == 0 {
-                return Ok(found);
+                self.give(ready).await;
+                return Ok(Looked { found, again: None });
             }
-            let lanes = self.lanes(&offers).await?;
-            if lanes.is_empty() {
-                return Ok(found);
-            }
-            let claimed = self.claim(turn, within(offers, free), &lanes, free).await?;
-            let granted = claimed.grants.len();
+            let reserved = self.dispatch.reservations();
+            let (claimed, ()) = tokio::join!(self.claim(free, &reserved), self.give(ready.take()));
+            let claimed = claimed?;
+            let (granted, more) = (claimed.grants.len(), claimed.more);
+            found |= granted > 0 || more;
             if granted > 0 {
                 self.dispatch.claimed(granted);
+                ready = Some((claimed.grants, reserved));
             }
-            found |= granted > 0 || claimed.more;
-            self.hand_over(claimed.grants).await;
-            if !claimed.more {
-                return Ok(found);
-            } else if granted == 0 {
+            if !more {
+                self.give(ready.take()).await;
+            }
+            let pause = if more { LANES_BUSY } else { LANES_IDLE };
+            let due = lanes_at.map_or_else(Instant::now, |at| at + pause);
+            let has_news = if due <= Instant::now() || self.dispatch.misses_lane() {
+                let ((), news) = tokio::join!(self.give(ready.take()), self.look_for_lanes());
+                *lanes_at = Some(Instant::now());
+                news?
+            } else {
+                false
+            };
+            if !more && !has_news {
+                return Ok(Looked { found, again: Some(due).filter(|due| *due > Instant::now()) });
+            } else if more && granted == 0 {
                 // Others are at these rows, a planner or another coordinator, and will be done in a moment.
                 locked += 1;
                 if locked > LOCKED_TRIES {
-                    return Ok(found);
+                    return Ok(Looked { found, again: None });
                 }
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }
         }
     }
 
-    async fn claim(
-        &self,
-        turn: &mut usize,
-        offers: Vec<Offer>,
-        lanes: &[i64],
-        limit: usize,
-    ) -> Result<crate::store::Claimed, StoreError> {
+    /// Claims as much, of what waits in lanes that somebody free serves.
+    async fn claim(&self, limit: usize, reserved: &Reservations) -> Result<Claimed, StoreError> {
+        let lanes = self.dispatch.lock().pool.open_lanes();
+        if lanes.is_empty() {
+            return Ok(Claimed::default());
+        }
         let tenant_limit = self.limits.tenant_max_concurrent;
-        let claim = Claim { lanes, limit, tenant_limit, timeouts: self.limits.timeouts() };
-        // The closure may run again where the transaction is retried, so it begins from the same offers each time.
-        let next = Mutex::new(*turn);
+        let claim = Claim { lanes: &lanes, limit, tenant_limit, timeouts: self.limits.timeouts() };
         let assign = |candidates: &[Candidate]| {
-            let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
-            let lanes = self.dispatch.lanes();
-            matching::assign(candidates, &mut offers.clone(), &lanes, self.limits.strategy, &mut next)
+            // It may be called again, where the transaction is retried.
+            reserved.release();
+            reserved.reserve_all(candidates.iter().map(|candidate| candidate.execution.lane_id))
         };
-        let claimed = self.store.claim(&claim, &assign).await?;
-        *turn = next.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(claimed)
+        self.store.claim(&claim, &assign).await
     }
 
-    /// The lanes whose executions somebody here can run.
-    async fn lanes(&self, offers: &[Offer]) -> Result<Vec<i64>, StoreError> {
+    /// Looks for lanes that are not known yet. `true` where there are some.
+    async fn look_for_lanes(&self) -> Result<bool, StoreError> {
         // Ids are handed out before they are committed: a lane may appear below one that is known already, but not for long.
-        let newest = self.dispatch.lanes().keys().rev().nth(LANES_AGAIN).copied().unwrap_or(0);
-        let new = self.store.lanes_after(newest).await?;
-        let mut known = self.dispatch.lanes();
-        known.extend(new.into_iter().map(|lane| (lane.id, lane)));
-        Ok(known
-            .values()
-            .filter(|lane| offers.iter().any(|offer| matching::fits(offer, lane)))
-            .map(|lane| lane.id)
-            .collect())
+        let newest = {
+            let mut registry = self.dispatch.lock();
+            registry.lane_missed = false;
+            registry.pool.nth_newest(LANES_AGAIN).unwrap_or(0)
+        };
+        let lanes = self.store.lanes_after(newest).await?;
+        Ok(self.dispatch.learn(lanes))
     }
 
-    /// Sends leases to their agents; what cannot be sent is given back.
-    async fn hand_over(&self, grants: Vec<Grant>) {
-        let mut batches: BTreeMap<(Uuid, i64), Vec<Grant>> = BTreeMap::new();
-        for grant in grants {
-            if let Some(lease) = grant.execution.lease() {
-                batches.entry((lease.session_id, grant.attachment)).or_default().push(grant);
-            }
+    async fn give(&self, ready: Option<(Vec<Grant>, Reservations)>) {
+        if let Some((grants, reserved)) = ready {
+            self.hand_over.give(grants, reserved).await;
         }
-        for ((session, attachment), batch) in batches {
-            let executions: Vec<(Uuid, i64)> = batch.iter().map(|g| (g.execution.id, g.execution.epoch)).collect();
-            let frames = frames(batch.iter().map(lease));
-            // The session may have moved to another stream meanwhile, which does not know of these leases.
-            let sent = self.dispatch.on(session, attachment, |attached| {
-                attached.credits = attached.credits.saturating_sub(executions.len());
-                attached.held.extend(executions.iter().copied());
-                frames.into_iter().all(|leases| attached.send(Kind::Leases(LeaseBatch { leases, works: Vec::new() })))
-            });
-            if sent != Some(true) {
-                for (execution, epoch) in &executions {
-                    let event = Event::Released { session_id: session, epoch: *epoch };
-                    self.intake.say(Word { session, execution: *execution, event }).await;
-                }
-            }
-            for (execution, _) in executions {
-                let _ = self.store.wake(Wake::Execution(execution)).await;
-            }
-        }
-    }
-}
-
-/// The offers, cut down to `free` places in all.
-fn within(mut offers: Vec<Offer>, mut free: usize) -> Vec<Offer> {
-    for offer in &mut offers {
-        offer.credits = offer.credits.min(free);
-        free -= offer.credits;
-    }
-    offers
-}
-
-/// Leases in frames of about a mebibyte: an agent reads no frame that is much larger.
-fn frames(leases: impl Iterator<Item = Lease>) -> Vec<Vec<Lease>> {
-    let mut frames: Vec<Vec<Lease>> = Vec::new();
-    let mut size = usize::MAX;
-    for lease in leases {
-        let weight = lease.encoded_len();
-        if size.saturating_add(weight) > FRAME_BYTES {
-            frames.push(Vec::new());
-            size = 0;
-        }
-        size += weight;
-        if let Some(frame) = frames.last_mut() {
-            frame.push(lease);
-        }
-    }
-    frames
-}
-
-fn lease(grant: &Grant) -> Lease {
-    let execution = &grant.execution;
-    Lease {
-        execution_id: execution.id.to_string(),
-        epoch: execution.epoch,
-        job_id: execution.job_id.to_string(),
-        job_name: execution.job_name.clone(),
-        tenant_id: execution.tenant_id.to_string(),
-        executor: grant.spec.job_type.as_json_str().to_owned(),
-        config: Some(Json::new(grant.spec.config.clone())),
-        parameters: execution.parameters.clone().map(Json::new),
-        attempt: execution.attempt,
-        scheduled_at: Some(Timestamp::from(execution.scheduled_at)),
-        timeout_ms: i64::try_from(grant.timeout.max(Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX),
-        traceparent: traced(execution).unwrap_or_default(),
-        ..Lease::default()
-    }
-}
-
-/// The trace that the target is told of: that of the call that asked for the execution, or a new one for a fire, through this grant.
-fn traced(execution: &Execution) -> Option<String> {
-    let span =
-        tracing::info_span!("lease", execution = %execution.id, job = %execution.job_name, epoch = execution.epoch);
-    if let Some(parent) = &execution.traceparent {
-        set_parent(&span, parent);
-    }
-    span.in_scope(current_traceparent).or_else(|| execution.traceparent.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn leases_are_sent_in_frames_that_agents_can_read() {
-        let lease = |bytes: usize| Lease { config: Some(Json::new("x".repeat(bytes))), ..Lease::default() };
-        let sizes = |leases: Vec<Lease>| frames(leases.into_iter()).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes(vec![]), [0_usize; 0]);
-        assert_eq!(sizes(vec![lease(10), lease(10)]), [2]);
-        assert_eq!(sizes(vec![lease(600 << 10), lease(600 << 10), lease(1)]), [1, 2]);
-        assert_eq!(sizes(vec![lease(3 << 20), lease(3 << 20)]), [1, 1], "a heavy one goes alone");
     }
 }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::renewals::Beat;
-use super::{AgentApi, Leases, Word, knows, leases};
+use super::{AgentApi, Attached, Leases, Word, knows, leases};
 use crate::execution::Event;
 
 /// Every how many heartbeats a session is compared with the store.
@@ -26,8 +26,9 @@ impl AgentApi {
             return;
         }
         let named = leases(&beat.held);
-        let unknown = |held: &Leases| beat.held.iter().any(|lease| !knows(held, lease));
-        let surprised = self.dispatch.on(id, attachment, |attached| unknown(&attached.held)).unwrap_or(false);
+        let unknown =
+            |held: &Attached| named.len() < beat.held.len() || named.iter().any(|(id, epoch)| !held.holds(*id, *epoch));
+        let surprised = self.dispatch.on(id, attachment, |attached| unknown(attached)).unwrap_or(false);
         let mut revoked = Vec::new();
         if surprised || beat.sequence.is_multiple_of(AUDIT_EVERY) {
             // What the store is busy with must not hold the heartbeat up.
@@ -45,15 +46,11 @@ impl AgentApi {
     /// Compares with the store. Answers with the leases that the agent names and the store does not know.
     async fn audit(&self, id: Uuid, attachment: i64, named: &[HeldLease]) -> Vec<HeldLease> {
         // What is granted while the store is asked is not in its answer.
-        let before = self.dispatch.on(id, attachment, |attached| attached.held.clone()).unwrap_or_default();
+        let epochs = |attached: &mut Attached| attached.held().iter().map(|(id, hold)| (*id, hold.epoch)).collect();
+        let before: Leases = self.dispatch.on(id, attachment, epochs).unwrap_or_default();
         let Ok(stored) = self.store.held(id).await else { return Vec::new() };
         let stored: Leases = stored.into_iter().map(|lease| (lease.execution_id, lease.epoch)).collect();
-        self.dispatch.on(id, attachment, |attached| {
-            attached.held.retain(|id, epoch| stored.get(id) == Some(epoch) || before.get(id) != Some(epoch));
-            for (execution, epoch) in &stored {
-                attached.held.entry(*execution).or_insert(*epoch);
-            }
-        });
+        self.dispatch.on(id, attachment, |attached| attached.audited(&stored, &before));
         named.iter().filter(|lease| !knows(&stored, lease)).cloned().collect()
     }
 

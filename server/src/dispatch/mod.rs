@@ -5,39 +5,45 @@
 
 mod cancels;
 mod dispatcher;
+mod frames;
+mod handover;
 mod heartbeat;
 mod intake;
 mod logs;
 pub mod matching;
+mod pool;
+mod registry;
 mod renewals;
+mod reservations;
 mod service;
 mod session;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use orrery_proto::v1::coordinator_message::Kind;
-use orrery_proto::v1::{CoordinatorMessage, DrainRequest, HeldLease, JobType, Revoke};
+use orrery_proto::v1::{CoordinatorMessage, DrainRequest, HeldLease, Revoke};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use cancels::Cancels;
 pub use dispatcher::Dispatcher;
+pub use handover::HandOver;
 pub use intake::{Intake, Word};
 pub use renewals::Renewals;
+pub use reservations::Reservations;
 pub use service::AgentApi;
 pub use session::Attached;
 
-use crate::execution::{Execution, State};
-use crate::store::{Held, Lane};
+use self::registry::Registry;
+use crate::config::Limits;
+use crate::execution::Execution;
+use crate::store::{Assignment, Held, Lane};
 use crate::telemetry::Metrics;
 
 /// The sessions attached to this coordinator.
 pub struct Dispatch {
-    attached: Mutex<BTreeMap<Uuid, Attached>>,
-    /// The lanes that are known here. They never change, so they are only added to.
-    lanes: Mutex<BTreeMap<i64, Lane>>,
+    registry: Mutex<Registry>,
     /// Agents that are let in at the same time.
     admission: Semaphore,
     metrics: Metrics,
@@ -48,32 +54,55 @@ pub struct Dispatch {
 const ADMISSIONS: usize = 4;
 
 impl Dispatch {
-    /// A registry without sessions.
-    pub fn new(metrics: Metrics) -> Self {
-        Self { attached: Mutex::default(), lanes: Mutex::default(), admission: Semaphore::new(ADMISSIONS), metrics }
+    /// A registry without sessions. Of the limits it keeps how agents are chosen, and how many executions they hold at once.
+    pub fn new(metrics: Metrics, limits: &Limits) -> Self {
+        let registry = Registry::new(limits.strategy, limits.max_concurrent_jobs);
+        Self { registry: Mutex::new(registry), admission: Semaphore::new(ADMISSIONS), metrics }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Attached>> {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All sessions, for a change of several at once.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many agents are attached.
     pub fn sessions(&self) -> usize {
-        self.lock().len()
+        self.lock().sessions().len()
     }
 
-    /// Leases that attached agents hold.
+    /// Leases that attached agents hold, those on their way included.
     pub fn running(&self) -> usize {
-        self.lock().values().map(|attached| attached.held.len()).sum()
+        self.lock().running()
+    }
+
+    /// How many executions the attached agents would take now.
+    pub fn free(&self) -> usize {
+        self.lock().free()
+    }
+
+    /// A way to take credits for leases that are about to be granted.
+    pub fn reservations(self: &Arc<Self>) -> Reservations {
+        Reservations::new(self.clone())
+    }
+
+    /// Takes lanes in: what waits in them can be given away from now on. Whether any of them was not known.
+    pub fn learn(&self, lanes: impl IntoIterator<Item = Lane>) -> bool {
+        let mut registry = self.lock();
+        lanes.into_iter().fold(false, |news, lane| registry.pool.learn(lane) | news)
+    }
+
+    /// Whether somebody has named a lane that is not known here.
+    fn misses_lane(&self) -> bool {
+        self.lock().lane_missed
     }
 
     /// Attaches a session. Of two attachments of one session the newer one stays, and the other is cut off.
     pub(crate) fn attach(&self, session: Attached) {
-        let mut sessions = self.lock();
-        match sessions.get(&session.id) {
+        let mut registry = self.lock();
+        match registry.get(session.id) {
             Some(newer) if newer.attachment > session.attachment => session.cut.cancel(),
             _ => {
-                if let Some(old) = sessions.insert(session.id, session) {
+                if let Some(old) = registry.insert(session) {
                     old.cut.cancel();
                 }
             }
@@ -82,54 +111,58 @@ impl Dispatch {
 
     /// Detaches a session, if it is still this attachment of it.
     pub(crate) fn detach(&self, id: Uuid, attachment: i64) {
-        let mut sessions = self.lock();
-        if sessions.get(&id).is_some_and(|attached| attached.attachment == attachment) {
-            sessions.remove(&id);
+        let mut registry = self.lock();
+        if registry.get(id).is_some_and(|attached| attached.attachment == attachment) {
+            registry.remove(id);
         }
     }
 
     /// Cuts a session off: it has expired, and its agent must begin anew.
     pub fn expel(&self, id: Uuid) {
-        if let Some(attached) = self.lock().remove(&id) {
+        if let Some(attached) = self.lock().remove(id) {
             attached.cut.cancel();
         }
     }
 
     /// Cuts off all sessions, telling their agents to go elsewhere.
     pub fn send_away(&self) {
-        for attached in self.lock().values_mut() {
-            // Nothing more is granted to a stream that is about to end.
-            attached.draining = true;
-            attached.send(Kind::Drain(DrainRequest { reconnect: true }));
+        let mut registry = self.lock();
+        let ids: Vec<Uuid> = registry.sessions().keys().copied().collect();
+        for id in ids {
+            registry.change(id, |attached| {
+                // Nothing more is granted to a stream that is about to end.
+                attached.draining = true;
+                attached.send(Kind::Drain(DrainRequest { reconnect: true }));
+            });
         }
     }
 
     /// Tells an agent that a lease is its own no more.
     pub fn revoke(&self, held: Held) {
-        if let Some(attached) = self.lock().get_mut(&held.session_id) {
+        self.with(held.session_id, |attached| {
             attached.forget(held.execution_id, held.epoch);
             let lease = HeldLease { execution_id: held.execution_id.to_string(), epoch: held.epoch };
             attached.send(Kind::Revoke(Revoke { leases: vec![lease] }));
-        }
+        });
     }
 
     /// Tells an agent to take no further work. `false` where it is not attached here.
     pub fn drain(&self, id: Uuid) -> bool {
-        let mut sessions = self.lock();
-        let Some(attached) = sessions.get_mut(&id) else { return false };
-        attached.draining = true;
-        attached.send(Kind::Drain(DrainRequest { reconnect: false }));
-        true
+        let drained = self.with(id, |attached| {
+            attached.draining = true;
+            attached.send(Kind::Drain(DrainRequest { reconnect: false }));
+        });
+        drained.is_some()
     }
 
     /// Changes an attached session.
     pub(crate) fn with<T>(&self, id: Uuid, change: impl FnOnce(&mut Attached) -> T) -> Option<T> {
-        self.lock().get_mut(&id).map(change)
+        self.lock().change(id, change)
     }
 
     /// Changes a session, if it is still on this attachment: what was said on an older stream is not about the newer one.
     pub(crate) fn on<T>(&self, id: Uuid, attachment: i64, change: impl FnOnce(&mut Attached) -> T) -> Option<T> {
-        self.lock().get_mut(&id).filter(|attached| attached.attachment == attachment).map(change)
+        self.lock().change_on(id, attachment, change)
     }
 
     /// Cuts an attachment off whose session is over.
@@ -141,7 +174,7 @@ impl Dispatch {
 
     /// Ids of the attached sessions.
     pub(crate) fn ids(&self) -> Vec<Uuid> {
-        self.lock().keys().copied().collect()
+        self.lock().sessions().keys().copied().collect()
     }
 
     /// Counts what was claimed at once.
@@ -151,27 +184,24 @@ impl Dispatch {
 
     /// Counts an execution that has just changed.
     pub fn observe(&self, execution: &Execution) {
-        let State::Done(outcome) = &execution.state else { return };
-        let lanes = self.lanes();
-        let job_type = lanes
-            .get(&execution.lane_id)
-            .and_then(|lane| JobType::from_json_str(lane.executor.split(':').next().unwrap_or_default()))
-            .unwrap_or_default();
-        let duration = outcome.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
-        self.metrics.execution_ended(job_type, outcome.status, execution.tenant_id, duration);
-        if let Some(reason) = execution.quarantine() {
-            self.metrics.quarantined(reason);
+        let ended = self.lock().ended(execution);
+        self.metrics.executions_ended(ended.into_iter().collect());
+    }
+
+    /// Gives back credits whose leases were not granted, or have been handed over.
+    fn give_back(&self, taken: impl IntoIterator<Item = (Taken, usize)>) {
+        let mut registry = self.lock();
+        for ((session, attachment), credits) in taken {
+            registry.change_on(session, attachment, |attached| attached.give_back(credits));
         }
     }
+}
 
-    /// The lanes that are known here.
-    pub(crate) fn lanes(&self) -> MutexGuard<'_, BTreeMap<i64, Lane>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Whose credit was taken: a session, on an attachment.
+type Taken = (Uuid, i64);
 
-    fn offers(&self) -> Vec<matching::Offer> {
-        self.lock().values().filter_map(Attached::offer).collect()
-    }
+fn taken(assignment: &Assignment) -> Taken {
+    (assignment.session_id, assignment.attachment)
 }
 
 /// A message of ours.
@@ -182,6 +212,11 @@ pub(crate) fn message(kind: Kind) -> CoordinatorMessage {
 /// The leases of a session, by execution.
 pub(crate) type Leases = HashMap<Uuid, i64>;
 
+/// An id as text. Without the formatter, which costs as much as all else about a frame.
+pub(crate) fn text(id: Uuid) -> String {
+    id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned()
+}
+
 /// The leases that an agent names. An id that is no UUID names nothing.
 pub(crate) fn leases(named: &[HeldLease]) -> Leases {
     named.iter().filter_map(|lease| Some((lease.execution_id.parse().ok()?, lease.epoch))).collect()
@@ -191,3 +226,6 @@ pub(crate) fn leases(named: &[HeldLease]) -> Leases {
 pub(crate) fn knows(leases: &Leases, lease: &HeldLease) -> bool {
     lease.execution_id.parse().is_ok_and(|execution: Uuid| leases.get(&execution) == Some(&lease.epoch))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +79,10 @@ impl Renewals {
     /// Renews; answers with what is to be tried again.
     async fn renew(&self, mut beats: BTreeMap<Uuid, Beat>) -> BTreeMap<Uuid, Beat> {
         // Whose stream has ended beats no more, here at least.
-        beats.retain(|id, beat| self.dispatch.on(*id, beat.attachment, |_| ()).is_some());
+        {
+            let registry = self.dispatch.lock();
+            beats.retain(|id, beat| registry.get(*id).is_some_and(|session| session.attachment == beat.attachment));
+        }
         let sessions: Vec<(Uuid, i64)> = beats.values().map(|beat| (beat.session, beat.attachment)).collect();
         if sessions.is_empty() {
             return beats;
@@ -93,15 +96,17 @@ impl Renewals {
                 return beats;
             }
         };
+        let renewed: HashSet<Uuid> = done.renewed.into_iter().collect();
+        let busy: HashSet<Uuid> = done.busy.into_iter().collect();
         let mut again = BTreeMap::new();
         for (id, beat) in beats {
-            if done.renewed.contains(&id) {
+            if renewed.contains(&id) {
                 let ack = HeartbeatAck { sequence: beat.sequence, revoked: beat.revoked };
                 self.dispatch.on(id, beat.attachment, |attached| {
                     attached.told(beat.sequence, Instant::now());
                     attached.send(Kind::HeartbeatAck(ack))
                 });
-            } else if done.busy.contains(&id) {
+            } else if busy.contains(&id) {
                 again.insert(id, beat);
             } else {
                 tracing::warn!(session = %id, "a heartbeat came for a session that is over; its agent begins anew");

@@ -90,7 +90,7 @@ impl AgentService for AgentApi {
         };
         // First in the queue, before the dispatcher can know of the session.
         let _ = frames.try_send(message(Kind::Registered(registered)));
-        self.dispatch.attach(Attached::new(&session, agent, held, frames, cut.clone()));
+        self.dispatch.attach(Attached::new(&session, Arc::new(agent), held, frames, cut.clone()));
         tracing::info!(session = %session.id, agent = %register.name, resumed, slots = register.slots, "an agent has connected");
         let reader = self.clone();
         let (id, attachment) = (session.id, session.attachment);
@@ -187,10 +187,7 @@ impl AgentApi {
             }
             Said::Heartbeat(beat) => self.hear(id, attachment, beat).await,
             Said::Credit(credit) => {
-                self.dispatch.on(id, attachment, |attached| {
-                    let most = usize::try_from(attached.agent.slots).unwrap_or(0);
-                    attached.credits = attached.credits.saturating_add(credit.slots as usize).min(most);
-                });
+                self.dispatch.on(id, attachment, |attached| attached.credit(credit.slots as usize));
                 self.signals.work.notify_one();
             }
             Said::Started(started) => {

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_proto::v1::CoordinatorMessage;
@@ -7,8 +9,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::matching::Offer;
+use super::pool::Load;
 use super::{Leases, message};
+use crate::execution::Execution;
 use crate::store::{NewSession, Session};
 
 /// Frames that may wait for a slow agent. Beyond that it is cut off: it resumes when it can read again, and nobody else waits for it.
@@ -18,11 +21,13 @@ pub(crate) const FRAMES: usize = 8192;
 pub struct Attached {
     pub id: Uuid,
     pub attachment: i64,
-    pub agent: NewSession,
+    pub agent: Arc<NewSession>,
     /// Executions that the agent takes beside what it has been given.
     pub credits: usize,
-    /// What it has been given and has not ended, with the epoch.
-    pub held: Leases,
+    /// Of its credits, those that are taken for leases on their way to it, and are no longer among `credits`.
+    reserved: usize,
+    /// What it has been given and has not ended.
+    held: HashMap<Uuid, Hold>,
     /// What of that its last heartbeat did not name.
     missing: Leases,
     pub draining: bool,
@@ -35,11 +40,19 @@ pub struct Attached {
     pub cut: CancellationToken,
 }
 
+/// A lease that an agent holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Hold {
+    pub(crate) epoch: i64,
+    /// The execution as this coordinator has seen it last, on this attachment; `None` where the lease came with a resumed session.
+    pub(crate) known: Option<Arc<Execution>>,
+}
+
 impl Attached {
-    /// A session on a new stream, without credits.
+    /// A session on a new stream, without credits. Of the leases that it brings along nothing more is known.
     pub(crate) fn new(
         session: &Session,
-        agent: NewSession,
+        agent: Arc<NewSession>,
         held: Leases,
         frames: mpsc::Sender<CoordinatorMessage>,
         cut: CancellationToken,
@@ -51,7 +64,8 @@ impl Attached {
             attachment,
             agent,
             credits: 0,
-            held,
+            reserved: 0,
+            held: held.into_iter().map(|(id, epoch)| (id, Hold { epoch, known: None })).collect(),
             missing: Leases::new(),
             draining,
             frames,
@@ -67,8 +81,8 @@ impl Attached {
         let missing: Leases = self
             .held
             .iter()
-            .filter(|(id, epoch)| named.get(*id) != Some(*epoch))
-            .map(|(id, epoch)| (*id, *epoch))
+            .filter(|(id, hold)| named.get(*id) != Some(&hold.epoch))
+            .map(|(id, hold)| (*id, hold.epoch))
             .collect();
         let lost = missing.iter().filter(|(id, epoch)| self.missing.get(*id) == Some(*epoch));
         let lost = lost.map(|(id, epoch)| (*id, *epoch)).collect();
@@ -101,27 +115,89 @@ impl Attached {
     }
 
     /// What it can be given, if anything.
-    pub(crate) fn offer(&self) -> Option<Offer> {
+    pub(crate) fn load(&self) -> Option<Load> {
         if self.draining || self.credits == 0 || self.cut.is_cancelled() {
             return None;
         }
-        Some(Offer {
-            session_id: self.id,
-            attachment: self.attachment,
-            worker_name: self.agent.name.clone(),
-            tenant_id: self.agent.tenant_id,
-            queues: self.agent.queues.clone(),
-            executors: self.agent.executors.clone(),
-            labels: self.agent.labels.clone(),
-            slots: usize::try_from(self.agent.slots).unwrap_or(0),
-            running: self.held.len(),
-            credits: self.credits,
-        })
+        let slots = usize::try_from(self.agent.slots).unwrap_or(0);
+        Some(Load { slots, running: self.running(), credits: self.credits })
+    }
+
+    /// Leases that it holds, or that are on their way to it.
+    pub(crate) fn running(&self) -> usize {
+        self.held.len() + self.reserved
+    }
+
+    /// The agent takes so many executions more; never more than it has slots.
+    pub(crate) fn credit(&mut self, slots: usize) {
+        let most = usize::try_from(self.agent.slots).unwrap_or(0);
+        self.credits = self.credits.saturating_add(slots).min(most);
+    }
+
+    /// Takes a credit for a lease that is about to be granted. `false` where there is none.
+    pub(crate) fn reserve(&mut self) -> bool {
+        let has_credit = self.credits > 0;
+        if has_credit {
+            self.credits -= 1;
+            self.reserved += 1;
+        }
+        has_credit
+    }
+
+    /// Credits that were taken and not used.
+    pub(crate) fn give_back(&mut self, credits: usize) {
+        let credits = credits.min(self.reserved);
+        self.reserved -= credits;
+        self.credit(credits);
+    }
+
+    /// It is given leases, for `reserved` of which a credit has been taken.
+    pub(crate) fn take(&mut self, leases: Vec<Arc<Execution>>, reserved: usize) {
+        self.reserved = self.reserved.saturating_sub(reserved);
+        self.credits = self.credits.saturating_sub(leases.len().saturating_sub(reserved));
+        for known in leases {
+            self.held.insert(known.id, Hold { epoch: known.epoch, known: Some(known) });
+        }
+    }
+
+    /// The leases it holds, by execution.
+    pub(crate) fn held(&self) -> &HashMap<Uuid, Hold> {
+        &self.held
+    }
+
+    /// Whether it holds this very lease.
+    pub(crate) fn holds(&self, execution: Uuid, epoch: i64) -> bool {
+        self.held.get(&execution).is_some_and(|hold| hold.epoch == epoch)
+    }
+
+    /// What is known of an execution that it holds by this lease.
+    pub(crate) fn known(&self, execution: Uuid, epoch: i64) -> Option<Arc<Execution>> {
+        self.held.get(&execution).filter(|hold| hold.epoch == epoch)?.known.clone()
+    }
+
+    /// The store has changed an execution. What is known of it is that, as long as it is held; nothing where it was not known before: then
+    /// it came from another attachment.
+    pub(crate) fn learn(&mut self, execution: Execution) {
+        if let Some(hold) = self.held.get_mut(&execution.id)
+            && hold.epoch == execution.epoch
+            && hold.known.is_some()
+        {
+            hold.known = Some(Arc::new(execution));
+        }
+    }
+
+    /// Makes what it holds agree with what is stored, given what it held before the store was asked: what was granted meanwhile is not in the
+    /// answer.
+    pub(crate) fn audited(&mut self, stored: &Leases, before: &Leases) {
+        self.held.retain(|id, hold| stored.get(id) == Some(&hold.epoch) || before.get(id) != Some(&hold.epoch));
+        for (execution, epoch) in stored {
+            self.held.entry(*execution).or_insert(Hold { epoch: *epoch, known: None });
+        }
     }
 
     /// The lease is over.
     pub(crate) fn forget(&mut self, execution: Uuid, epoch: i64) {
-        if self.held.get(&execution).is_some_and(|held| *held <= epoch) {
+        if self.held.get(&execution).is_some_and(|hold| hold.epoch <= epoch) {
             self.held.remove(&execution);
         }
     }
@@ -130,49 +206,21 @@ impl Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::DateTime;
-    use std::collections::BTreeMap;
-
-    const TTL: Duration = Duration::from_secs(15);
 
     fn attached() -> (Attached, mpsc::Receiver<CoordinatorMessage>) {
-        let agent = NewSession {
-            tenant_id: None,
-            name: "a".into(),
-            version: String::new(),
-            labels: BTreeMap::new(),
-            queues: vec!["default".into()],
-            executors: vec!["http".into()],
-            slots: 2,
-            coordinator_id: Uuid::nil(),
-            address: String::new(),
-        };
-        let at = DateTime::UNIX_EPOCH;
-        let session = Session {
-            id: Uuid::from_u128(1),
-            agent: agent.clone(),
-            attachment: 1,
-            attached: true,
-            draining: false,
-            opened_at: at,
-            renewed_at: at,
-            expires_at: at + TTL,
-            running: 0,
-        };
-        let (frames, outgoing) = mpsc::channel(1);
-        (Attached::new(&session, agent, Leases::new(), frames, CancellationToken::new()), outgoing)
+        crate::dispatch::tests::attached(1, 2, 1)
     }
 
     #[test]
     fn a_lease_is_lost_when_two_heartbeats_in_a_row_do_not_name_it() {
         let (mut session, _outgoing) = attached();
         let (kept, lost) = (Uuid::from_u128(2), Uuid::from_u128(3));
-        session.held = Leases::from([(kept, 1), (lost, 4)]);
+        session.audited(&Leases::from([(kept, 1), (lost, 4)]), &Leases::new());
         let named = Leases::from([(kept, 1), (lost, 3)]);
         assert_eq!(session.lost(&named), [], "it may have crossed the heartbeat");
         assert_eq!(session.lost(&named), [(lost, 4)]);
         // Named once, the count begins anew.
-        session.lost(&session.held.clone());
+        session.lost(&Leases::from([(kept, 1), (lost, 4)]));
         assert_eq!(session.lost(&named), []);
         session.forget(lost, 4);
         assert_eq!(session.lost(&named), []);
@@ -203,9 +251,9 @@ mod tests {
     fn an_agent_that_does_not_read_is_cut_off() {
         let (mut session, _outgoing) = attached();
         session.credits = 1;
-        assert!(session.offer().is_some());
+        assert!(session.load().is_some());
         assert!(session.send(drain()));
         assert!(!session.send(drain()), "the queue holds one");
-        assert!(session.cut.is_cancelled() && session.offer().is_none());
+        assert!(session.cut.is_cancelled() && session.load().is_none());
     }
 }

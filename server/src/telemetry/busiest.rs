@@ -67,6 +67,26 @@ impl<K: Copy + Eq + Hash> Busiest<K> {
         }
     }
 
+    /// Counts `n` sightings of `key`, from 1.
+    pub(super) fn observe_many(&mut self, key: K, n: u64) -> Seen<K> {
+        let mut seen = self.observe(key);
+        let mut left = n.saturating_sub(1);
+        while left > 0 {
+            if seen.named
+                && left < self.until_halving
+                && let Some(count) = self.named.get_mut(&key)
+            {
+                *count += left;
+                self.until_halving -= left;
+                break;
+            }
+            let next = self.observe(key);
+            seen = Seen { named: next.named, evicted: seen.evicted.or(next.evicted) };
+            left -= 1;
+        }
+        seen
+    }
+
     /// Counts a key that has no name; 0 where there is no room to count it.
     fn wait(&mut self, key: K) -> u64 {
         if let Some(count) = self.waiting.get_mut(&key) {
@@ -129,6 +149,19 @@ mod tests {
         assert!(busiest.observe("loud").named);
         assert!(busiest.observe("steady").named);
         assert!(!busiest.observe("quiet").named);
+    }
+
+    #[test]
+    fn many_sightings_count_like_one_after_the_other() {
+        let (mut together, mut singly) = (Busiest::new(2), Busiest::new(2));
+        for (key, n) in [("a", 5), ("b", 1), ("c", 60), ("a", HALF_LIFE - 50), ("b", 40), ("c", 3 * HALF_LIFE)] {
+            let seen: Vec<_> = (0..n).map(|_| singly.observe(key)).collect();
+            let named = seen.last().is_some_and(|last| last.named);
+            let expected = Seen { named, evicted: seen.iter().find_map(|seen| seen.evicted) };
+            assert_eq!(together.observe_many(key, n), expected, "{key}");
+            assert_eq!((&together.named, &together.waiting), (&singly.named, &singly.waiting), "{key}");
+            assert_eq!((together.least, together.until_halving), (singly.least, singly.until_halving), "{key}");
+        }
     }
 
     #[test]

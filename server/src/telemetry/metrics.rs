@@ -1,6 +1,6 @@
 //! The handle by which the rest of the program counts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +56,18 @@ pub struct Gauges {
     pub agents: i64,
 }
 
+/// An execution that is over for good.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ended {
+    pub job_type: JobType,
+    pub status: ExecutionStatus,
+    pub tenant: Uuid,
+    /// `None` where it never started.
+    pub duration: Option<Duration>,
+    /// Why it was given up, where it was because its agents were lost.
+    pub quarantine: Option<DeadLetterReason>,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::with_tenants(TENANTS)
@@ -87,37 +99,47 @@ impl Metrics {
         }
     }
 
-    /// An execution is over for good. `duration` is `None` where it never started.
-    pub fn execution_ended(
-        &self,
-        job_type: JobType,
-        status: ExecutionStatus,
-        tenant: Uuid,
-        duration: Option<Duration>,
-    ) {
+    /// Executions are over for good. What is alike is counted at once.
+    pub fn executions_ended(&self, ended: Vec<Ended>) {
+        let mut alike: HashMap<(JobType, ExecutionStatus, Uuid), (u64, Vec<Duration>)> = HashMap::new();
+        for end in ended {
+            if let Some(reason) = end.quarantine {
+                self.quarantined(reason);
+            }
+            let (count, durations) = alike.entry((end.job_type, end.status, end.tenant)).or_default();
+            *count += 1;
+            durations.extend(end.duration);
+        }
+        for ((job_type, status, tenant), (count, durations)) in alike {
+            self.ended_alike((job_type, status), tenant, count, &durations);
+        }
+    }
+
+    fn ended_alike(&self, (job_type, status): (JobType, ExecutionStatus), tenant: Uuid, n: u64, took: &[Duration]) {
         if !ENDS.contains(&status) {
             return;
         }
         let to = &self.inner.instruments;
         let (job_type, status_name) = (job_type.as_json_str(), status.as_json_str());
-        to.executions.get_or_create(&ByStatus { status: status_name }).inc();
+        to.executions.get_or_create(&ByStatus { status: status_name }).inc_by(n);
         if status == ExecutionStatus::Failed {
-            to.failed_jobs.inc();
+            to.failed_jobs.inc_by(n);
         }
         let mut tenants = held(&self.inner.tenants);
-        let seen = tenants.observe(tenant);
+        let seen = tenants.observe_many(tenant, n);
         if let Some(evicted) = seen.evicted {
             to.forget(evicted);
         }
         let tenant_id = if seen.named { Tenant::Named(tenant) } else { Tenant::Other };
-        to.job_executions.get_or_create(&OfEnd { job_type, status: status_name, tenant_id }).inc();
-        if let Some(duration) = duration {
-            to.execution_duration.get_or_create(&OfJob { job_type, tenant_id }).observe(duration.as_secs_f64());
+        to.job_executions.get_or_create(&OfEnd { job_type, status: status_name, tenant_id }).inc_by(n);
+        if !took.is_empty() {
+            let durations = to.execution_duration.get_or_create(&OfJob { job_type, tenant_id });
+            took.iter().for_each(|duration| durations.observe(duration.as_secs_f64()));
         }
     }
 
     /// An execution was given up because its agents were lost.
-    pub fn quarantined(&self, reason: DeadLetterReason) {
+    fn quarantined(&self, reason: DeadLetterReason) {
         self.inner.instruments.dead_letters.get_or_create(&ByReason { reason: reason.as_json_str() }).inc();
     }
 

@@ -13,7 +13,7 @@ mod trace_context;
 
 pub use exposition::serve_metrics;
 pub use logging::{LogArgs, LogFormat, LogGuard};
-pub use metrics::{Gauges, Metrics};
+pub use metrics::{Ended, Gauges, Metrics};
 pub use operations::OperationsLayer;
 pub use process::Usage;
 pub use trace_context::{current_traceparent, set_parent};

@@ -12,8 +12,8 @@ fn eventful() -> Metrics {
     let metrics = Metrics::default();
     metrics.operation(SECOND, true);
     metrics.operation(SECOND, false);
-    metrics.execution_ended(JobType::Http, ExecutionStatus::Completed, tenant(1), Some(SECOND));
-    metrics.execution_ended(JobType::Shell, ExecutionStatus::Failed, tenant(1), None);
+    ended(&metrics, JobType::Http, ExecutionStatus::Completed, tenant(1), Some(SECOND));
+    ended(&metrics, JobType::Shell, ExecutionStatus::Failed, tenant(1), None);
     metrics.fire_lag(Duration::from_millis(4));
     metrics.omitted("overlap", 3);
     metrics.refused("stale_epoch");
@@ -42,14 +42,18 @@ fn lines<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
     text.lines().filter(begins).collect()
 }
 
+fn ended(metrics: &Metrics, job_type: JobType, status: ExecutionStatus, tenant: Uuid, duration: Option<Duration>) {
+    metrics.executions_ended(vec![Ended { job_type, status, tenant, duration, quarantine: None }]);
+}
+
 #[test]
 fn the_error_rate_is_that_of_what_has_ended() {
     let metrics = Metrics::default();
     assert_eq!(metrics.error_rate(), 0.0);
     for status in [ExecutionStatus::Completed, ExecutionStatus::Cancelled, ExecutionStatus::Failed] {
-        metrics.execution_ended(JobType::Http, status, tenant(1), None);
+        ended(&metrics, JobType::Http, status, tenant(1), None);
     }
-    metrics.execution_ended(JobType::Http, ExecutionStatus::Failed, tenant(2), None);
+    ended(&metrics, JobType::Http, ExecutionStatus::Failed, tenant(2), None);
     assert_eq!(metrics.error_rate(), 0.5);
 }
 
@@ -133,7 +137,7 @@ fn buckets_are_as_documented() {
 fn tenants_beyond_the_busiest_are_other() {
     let metrics = Metrics::with_tenants(2);
     for n in 0..100 {
-        metrics.execution_ended(JobType::Http, ExecutionStatus::Completed, tenant(n), Some(SECOND));
+        ended(&metrics, JobType::Http, ExecutionStatus::Completed, tenant(n), Some(SECOND));
     }
     let text = metrics.encode();
     assert_eq!(lines(&text, names::JOB_EXECUTIONS).len(), 3);
@@ -145,9 +149,9 @@ fn tenants_beyond_the_busiest_are_other() {
 #[test]
 fn the_series_of_a_tenant_that_lost_its_label_are_gone() {
     let metrics = Metrics::with_tenants(1);
-    metrics.execution_ended(JobType::Python, ExecutionStatus::Failed, tenant(1), Some(SECOND));
+    ended(&metrics, JobType::Python, ExecutionStatus::Failed, tenant(1), Some(SECOND));
     for _ in 0..50 {
-        metrics.execution_ended(JobType::Python, ExecutionStatus::Failed, tenant(2), Some(SECOND));
+        ended(&metrics, JobType::Python, ExecutionStatus::Failed, tenant(2), Some(SECOND));
     }
     let text = metrics.encode();
     assert!(!text.contains(&tenant(1).to_string()) && text.contains(&tenant(2).to_string()), "{text}");
@@ -168,7 +172,7 @@ fn queues_that_are_gone_are_not_shown() {
 #[test]
 fn what_has_not_ended_is_not_counted() {
     let metrics = Metrics::default();
-    metrics.execution_ended(JobType::Http, ExecutionStatus::Running, tenant(1), None);
+    ended(&metrics, JobType::Http, ExecutionStatus::Running, tenant(1), None);
     assert!(!metrics.encode().contains("running"));
 }
 

@@ -1,0 +1,163 @@
+//! Leases as they travel. What the executions of one version of a job have in common is in a frame once.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use orrery_proto::v1::{Lease, LeaseBatch, Work};
+use orrery_proto::{Json, Timestamp};
+use uuid::Uuid;
+
+use super::text;
+use crate::execution::Execution;
+use crate::store::Grant;
+use crate::telemetry::{current_traceparent, set_parent};
+
+/// What one frame weighs, in bytes, unless a single lease is heavier: an agent reads no frame that is much larger.
+const FRAME_BYTES: usize = 1 << 20;
+
+/// What a lease, or what several have in common, weighs beside texts of any length: ids, numbers, instants, a trace.
+const A_LEASE: usize = 192;
+
+/// Leases in frames, in their order.
+pub(super) fn frames(grants: &[Grant]) -> Vec<LeaseBatch> {
+    let traced = is_traced();
+    let mut frames = Vec::new();
+    let mut frame = Frame::default();
+    for grant in grants {
+        if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant) > FRAME_BYTES {
+            frames.push(std::mem::take(&mut frame).batch);
+        }
+        frame.add(grant, traced);
+    }
+    if !frame.batch.leases.is_empty() {
+        frames.push(frame.batch);
+    }
+    frames
+}
+
+/// What tells works apart: an execution keeps the name that its job had when it was made.
+type Shared<'a> = (Uuid, i64, Duration, &'a str);
+
+fn shared(grant: &Grant) -> Shared<'_> {
+    let execution = &grant.execution;
+    (execution.job_id, execution.job_version, grant.timeout, &execution.job_name)
+}
+
+/// A frame in the making.
+#[derive(Default)]
+struct Frame<'a> {
+    batch: LeaseBatch,
+    size: usize,
+    works: HashMap<Shared<'a>, u32>,
+}
+
+impl<'a> Frame<'a> {
+    /// What it would weigh more.
+    fn weight(&self, grant: &Grant) -> usize {
+        let of_lease = A_LEASE + grant.execution.parameters.as_ref().map_or(0, String::len);
+        let of_work = A_LEASE + grant.spec.config.len() + grant.execution.job_name.len();
+        if self.works.contains_key(&shared(grant)) { of_lease } else { of_lease + of_work }
+    }
+
+    fn add(&mut self, grant: &'a Grant, traced: bool) {
+        self.size += self.weight(grant);
+        let works = &mut self.batch.works;
+        let number = *self.works.entry(shared(grant)).or_insert_with(|| {
+            works.push(work(grant));
+            u32::try_from(works.len()).unwrap_or(u32::MAX)
+        });
+        self.batch.leases.push(lease(grant, number, traced));
+    }
+}
+
+fn work(grant: &Grant) -> Work {
+    let execution = &grant.execution;
+    Work {
+        job_id: text(execution.job_id),
+        job_name: execution.job_name.clone(),
+        tenant_id: text(execution.tenant_id),
+        executor: grant.spec.job_type.as_json_str().to_owned(),
+        config: Some(Json::new(grant.spec.config.clone())),
+        timeout_ms: i64::try_from(grant.timeout.max(Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX),
+    }
+}
+
+fn lease(grant: &Grant, work: u32, traced: bool) -> Lease {
+    let execution = &grant.execution;
+    let traceparent = if traced { traced_by_grant(execution) } else { execution.traceparent.clone() };
+    Lease {
+        execution_id: text(execution.id),
+        epoch: execution.epoch,
+        parameters: execution.parameters.clone().map(Json::new),
+        attempt: execution.attempt,
+        scheduled_at: Some(Timestamp::from(execution.scheduled_at)),
+        traceparent: traceparent.unwrap_or_default(),
+        work,
+        ..Lease::default()
+    }
+}
+
+/// Whether spans go anywhere. Asked once for all leases of a grant: a span of each costs more than all else about it.
+fn is_traced() -> bool {
+    tracing::info_span!("grant").in_scope(current_traceparent).is_some()
+}
+
+/// The trace that the target is told of: that of the call that asked for the execution, or a new one for a fire, through this grant.
+fn traced_by_grant(execution: &Execution) -> Option<String> {
+    let span =
+        tracing::info_span!("lease", execution = %execution.id, job = %execution.job_name, epoch = execution.epoch);
+    if let Some(parent) = &execution.traceparent {
+        set_parent(&span, parent);
+    }
+    span.in_scope(current_traceparent).or_else(|| execution.traceparent.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use orrery_proto::v1::TriggerType;
+
+    use super::*;
+    use crate::dispatch::tests::{execution, spec};
+
+    fn grant(id: u128, job: u128, parameters: usize, config: usize) -> Grant {
+        let mut execution = execution(id);
+        execution.job_id = Uuid::from_u128(job);
+        execution.trigger = TriggerType::Manual;
+        execution.parameters = (parameters > 0).then(|| "x".repeat(parameters));
+        let spec = Arc::new(spec("x".repeat(config)));
+        Grant { execution, spec, timeout: Duration::from_secs(1), attachment: 1 }
+    }
+
+    #[test]
+    fn leases_are_sent_in_frames_that_agents_can_read() {
+        let sizes = |grants: Vec<Grant>| frames(&grants).iter().map(|f| f.leases.len()).collect::<Vec<_>>();
+        let kib = 1 << 10;
+        assert_eq!(sizes(vec![]), [0_usize; 0]);
+        assert_eq!(sizes(vec![grant(1, 1, 10, 10), grant(2, 1, 10, 10)]), [2]);
+        let (heavy, light) = (grant(1, 1, 600 * kib, 1), grant(3, 1, 1, 1));
+        assert_eq!(sizes(vec![heavy.clone(), heavy, light]), [1, 2]);
+        let large = grant(1, 1, 3 << 20, 1);
+        assert_eq!(sizes(vec![large.clone(), large]), [1, 1], "a heavy one goes alone");
+        let configs: Vec<Grant> = (0..4).map(|n| grant(n, n, 0, 400 * kib)).collect();
+        assert_eq!(sizes(configs), [2, 2], "what is shared has its weight too");
+    }
+
+    #[test]
+    fn what_executions_of_a_job_have_in_common_is_sent_once() {
+        let mut renamed = grant(3, 7, 0, 5);
+        renamed.execution.job_name = "as it was called before".into();
+        let grants = [grant(1, 7, 0, 5), grant(2, 8, 2, 5), renamed, grant(4, 7, 0, 5)];
+        let sent = frames(&grants);
+        let [batch] = sent.as_slice() else { panic!("{} frames", sent.len()) };
+        assert_eq!(batch.leases.iter().map(|lease| lease.work).collect::<Vec<_>>(), [1, 2, 3, 1]);
+        for (lease, grant) in batch.leases.iter().zip(&grants) {
+            let work = &batch.works[lease.work as usize - 1];
+            let said = (&lease.execution_id, &work.job_id, &work.job_name);
+            let meant = (grant.execution.id.to_string(), grant.execution.job_id.to_string());
+            assert_eq!(said, (&meant.0, &meant.1, &grant.execution.job_name));
+            assert_eq!((work.timeout_ms, lease.idempotency_key.as_str()), (1000, ""));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+use std::collections::HashMap;
+
+use orrery_proto::v1::JobType;
+use uuid::Uuid;
+
+use super::Attached;
+use super::pool::Pool;
+use crate::config::Strategy;
+use crate::execution::{Execution, State};
+use crate::store::{Assignment, Lane};
+use crate::telemetry::Ended;
+
+/// The sessions attached to this coordinator, and who of them is free. Sessions are changed by [`Registry::change`] alone, so that what is
+/// counted over all of them is true.
+pub(crate) struct Registry {
+    sessions: HashMap<Uuid, Attached>,
+    pub(super) pool: Pool,
+    /// Leases that sessions hold, or are about to.
+    running: usize,
+    /// How many they may be.
+    places: usize,
+    /// Somebody has named a lane that is not known here.
+    pub(super) lane_missed: bool,
+}
+
+impl Registry {
+    pub(super) fn new(strategy: Strategy, places: usize) -> Self {
+        Self { sessions: HashMap::new(), pool: Pool::new(strategy), running: 0, places, lane_missed: false }
+    }
+
+    pub(super) fn sessions(&self) -> &HashMap<Uuid, Attached> {
+        &self.sessions
+    }
+
+    pub(super) fn get(&self, id: Uuid) -> Option<&Attached> {
+        self.sessions.get(&id)
+    }
+
+    /// Leases that sessions hold, or are about to.
+    pub(super) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Puts a session in, in place of an older attachment, which is answered.
+    pub(super) fn insert(&mut self, session: Attached) -> Option<Attached> {
+        let old = self.remove(session.id);
+        self.pool.join(session.id, session.agent.clone());
+        self.pool.set(session.id, session.load());
+        self.running += session.running();
+        self.sessions.insert(session.id, session);
+        old
+    }
+
+    pub(super) fn remove(&mut self, id: Uuid) -> Option<Attached> {
+        self.pool.leave(id);
+        let session = self.sessions.remove(&id)?;
+        self.running -= session.running();
+        Some(session)
+    }
+
+    /// Changes a session.
+    pub(super) fn change<T>(&mut self, id: Uuid, change: impl FnOnce(&mut Attached) -> T) -> Option<T> {
+        let session = self.sessions.get_mut(&id)?;
+        self.running -= session.running();
+        let answer = change(session);
+        self.running += session.running();
+        self.pool.set(id, session.load());
+        Some(answer)
+    }
+
+    /// Changes a session, if it is still on this attachment.
+    pub(super) fn change_on<T>(
+        &mut self,
+        id: Uuid,
+        attachment: i64,
+        change: impl FnOnce(&mut Attached) -> T,
+    ) -> Option<T> {
+        self.sessions.get(&id).filter(|session| session.attachment == attachment)?;
+        self.change(id, change)
+    }
+
+    /// How many executions could be given away now.
+    pub(super) fn free(&self) -> usize {
+        self.pool.credits().min(self.places.saturating_sub(self.running))
+    }
+
+    /// Takes a credit of the agent that is to get the next execution of a lane.
+    pub(super) fn reserve(&mut self, lane: i64) -> Option<Assignment> {
+        if self.running >= self.places {
+            return None;
+        }
+        if self.pool.lane(lane).is_none() {
+            self.lane_missed = true;
+            return None;
+        }
+        loop {
+            let id = self.pool.choose(lane)?;
+            // A stream that has been cut since it was looked at takes nothing more.
+            let taken = self.change(id, |session| session.load().is_some() && session.reserve())?;
+            if let (true, Some(session)) = (taken, self.sessions.get(&id)) {
+                return Some(Assignment {
+                    session_id: id,
+                    attachment: session.attachment,
+                    worker_name: session.agent.name.clone(),
+                });
+            }
+        }
+    }
+
+    /// What an execution that has ended counts as.
+    pub(super) fn ended(&self, execution: &Execution) -> Option<Ended> {
+        let State::Done(outcome) = &execution.state else { return None };
+        let job_type = |lane: &Lane| JobType::from_json_str(lane.executor.split(':').next().unwrap_or_default());
+        Some(Ended {
+            job_type: self.pool.lane(execution.lane_id).and_then(job_type).unwrap_or_default(),
+            status: outcome.status,
+            tenant: execution.tenant_id,
+            duration: outcome.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map(std::time::Duration::from_millis),
+            quarantine: execution.quarantine(),
+        })
+    }
+}
