@@ -92,7 +92,7 @@ impl ExecutionService for Api {
         let execution = answer.map_err(|rejected| refused(id, &rejected))?;
         // Where an agent holds it, it must be told; where not, a place of its job has become free.
         self.wake(if execution.is_done() { Wake::Work } else { Wake::Cancel }).await;
-        self.wake(Wake::Execution(id)).await;
+        self.store.changed(&[id]);
         Ok(Response::new(convert::execution(&execution)))
     }
 

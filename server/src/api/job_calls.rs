@@ -64,9 +64,7 @@ impl Api {
                 if let Some((from, to)) = past {
                     self.caches.forget_days(principal.tenant(), from, to).await;
                 }
-                for execution in &cancelled {
-                    self.wake(Wake::Execution(execution.id)).await;
-                }
+                self.store.changed(&cancelled.iter().map(|execution| execution.id).collect::<Vec<_>>());
                 Ok(job)
             }
             Err(StoreError::Refused(reason)) if reason.code == UNCHANGED => self.find_job(principal, id).await,

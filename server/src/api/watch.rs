@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{Api, CoordinatorInfo, convert};
 use crate::error::{Error, Kind};
 use crate::execution::Execution;
-use crate::store::{DynStore, LogLine, Wake};
+use crate::store::{DynStore, LogLine};
 
 /// How long a lost hint can go unnoticed.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,14 +31,14 @@ pub(super) struct Watched {
     info: Arc<CoordinatorInfo>,
     tenant: Uuid,
     id: Uuid,
-    hints: Receiver<Wake>,
+    changes: Receiver<Arc<[Uuid]>>,
 }
 
 impl Watched {
     /// Subscribes; the first read must come after this.
     pub(super) fn subscribe(api: &Api, tenant: Uuid, id: Uuid) -> Self {
-        let hints = api.store.hints();
-        Self { store: Arc::clone(&api.store), info: Arc::clone(&api.info), tenant, id, hints }
+        let changes = api.store.changes();
+        Self { store: Arc::clone(&api.store), info: Arc::clone(&api.info), tenant, id, changes }
     }
 
     /// The execution as it stands.
@@ -54,8 +54,8 @@ impl Watched {
     async fn changed(&mut self) {
         let until = Instant::now() + INTERVAL;
         loop {
-            match tokio::time::timeout_at(until, self.hints.recv()).await {
-                Ok(Ok(Wake::Execution(id))) if id == self.id => return,
+            match tokio::time::timeout_at(until, self.changes.recv()).await {
+                Ok(Ok(changed)) if changed.contains(&self.id) => return,
                 Ok(Ok(_)) => {}
                 // Hints were missed; one of them may have been for this execution.
                 Ok(Err(RecvError::Lagged(_))) => return,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::frames::frames;
 use super::{Dispatch, Intake, Reservations, Taken, Word};
 use crate::execution::{Event, Execution};
-use crate::store::{DynStore, Grant, Wake};
+use crate::store::{DynStore, Grant};
 
 /// Sends leases to the agents that they were granted to, whoever granted them.
 #[derive(Clone)]
@@ -38,9 +38,7 @@ impl HandOver {
         }
         // At once, and not after the hints: others may be waiting for these credits.
         drop(reserved);
-        for execution in changed {
-            let _ = self.store.wake(Wake::Execution(execution)).await;
-        }
+        self.store.changed(&changed);
     }
 
     /// Sends leases of one attachment. Answers with them where they cannot be sent.

@@ -30,7 +30,7 @@ impl AgentApi {
             |held: &Attached| named.len() < beat.held.len() || named.iter().any(|(id, epoch)| !held.holds(*id, *epoch));
         let surprised = self.dispatch.on(id, attachment, |attached| unknown(attached)).unwrap_or(false);
         let mut revoked = Vec::new();
-        if surprised || beat.sequence.is_multiple_of(AUDIT_EVERY) {
+        if surprised || is_audited(id, beat.sequence) {
             // What the store is busy with must not hold the heartbeat up.
             let audit = tokio::time::timeout(AUDIT_PATIENCE, self.audit(id, attachment, &beat.held));
             revoked = audit.await.unwrap_or_default();
@@ -48,7 +48,12 @@ impl AgentApi {
         // What is granted while the store is asked is not in its answer.
         let epochs = |attached: &mut Attached| attached.held().iter().map(|(id, hold)| (*id, hold.epoch)).collect();
         let before: Leases = self.dispatch.on(id, attachment, epochs).unwrap_or_default();
-        let Ok(stored) = self.store.held(id).await else { return Vec::new() };
+        let stored = {
+            // Never closed.
+            let _turn = self.dispatch.audits.acquire().await;
+            self.store.held(id).await
+        };
+        let Ok(stored) = stored else { return Vec::new() };
         let stored: Leases = stored.into_iter().map(|lease| (lease.execution_id, lease.epoch)).collect();
         self.dispatch.on(id, attachment, |attached| attached.audited(&stored, &before));
         named.iter().filter(|lease| !knows(&stored, lease)).cloned().collect()
@@ -61,6 +66,27 @@ impl AgentApi {
             [Event::Released { session_id: session, epoch }, Event::LeaseExpired { session_id: session, epoch }]
         {
             self.intake.say(Word { session, execution, event }).await;
+        }
+    }
+}
+
+/// Whether a session is compared with the store at this heartbeat. Agents that have come together are not compared together.
+fn is_audited(session: Uuid, sequence: u64) -> bool {
+    let (_, share) = session.as_u64_pair();
+    sequence.wrapping_add(share % AUDIT_EVERY).is_multiple_of(AUDIT_EVERY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_session_is_compared_at_every_third_heartbeat_and_not_all_at_the_same() {
+        let at = |sequence| (0..300).filter(|n| is_audited(Uuid::from_u128(*n), sequence)).count();
+        assert_eq!([at(1), at(2), at(3), at(4)], [100, 100, 100, 100]);
+        for session in (0..9).map(Uuid::from_u128) {
+            let times: Vec<u64> = (0..9).filter(|sequence| is_audited(session, *sequence)).collect();
+            assert_eq!((times.len(), times[1] - times[0], times[2] - times[1]), (3, 3, 3));
         }
     }
 }

@@ -1,26 +1,37 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use orrery_proto::v1::ResultAck;
-use orrery_proto::v1::coordinator_message::Kind;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Dispatch;
+use super::answers::Answers;
+use super::registry::Registry;
 use crate::execution::{Event, Execution, Rejected};
 use crate::reconcile::{Backoff, Signals};
-use crate::store::{Change, DynStore, Held, RefusedResult, StoreError, Wake};
+use crate::store::{Change, DynStore, StoreError, Wake};
 use crate::telemetry::Metrics;
 
-/// Words that may wait to be written. When it is full, streams are read no further, and agents wait.
+/// Frames whose words may wait to be written. When it is full, streams are read no further, and agents wait.
 const WAITING: usize = 4096;
 
 /// What waiting words may weigh together, in KiB: results are up to a few MiB each.
-const WAITING_KIB: usize = 64 << 10;
+const WAITING_KIB: u32 = 64 << 10;
 
-/// The most that one transaction writes.
-const A_BATCH: usize = 512;
+/// What a word weighs at least, in KiB, so that no more than 32,768 of them wait.
+const A_WORD_KIB: u32 = 2;
+
+/// The most that one transaction writes, unless a single frame has more.
+const A_BATCH: usize = 2000;
+
+/// Transactions under way at once. While the disk is waited for, the next one is decided and written.
+const WRITERS: usize = 2;
+
+/// Words that must wait before a further transaction begins beside others: fewer are cheaper in the one after.
+const ANOTHER: usize = 500;
 
 /// How often a batch is tried against an error that is not the database's absence, before its words are written one by one.
 const TRIES: u32 = 3;
@@ -35,7 +46,7 @@ pub struct Word {
 
 /// What comes in, in its order.
 enum Item {
-    Word(Word, OwnedSemaphorePermit),
+    Words(Vec<Word>, OwnedSemaphorePermit),
     /// Answered once all that came before is written.
     Mark(oneshot::Sender<()>),
 }
@@ -50,11 +61,34 @@ pub struct Intake {
 
 /// Writes what agents say, and answers them.
 pub struct IntakeLoop {
+    writer: Writer,
+    items: mpsc::Receiver<Item>,
+}
+
+/// What is to be written in one transaction.
+#[derive(Default)]
+struct Batch {
+    words: Vec<Word>,
+    /// Given back once the words are written.
+    permits: Vec<OwnedSemaphorePermit>,
+    /// Came after all of the words, and before all that comes later.
+    marks: Vec<oneshot::Sender<()>>,
+    /// Whether some word is about an execution that a transaction under way is about too.
+    collides: bool,
+}
+
+/// The executions that each transaction under way is about.
+#[derive(Default)]
+struct UnderWay {
+    executions: HashMap<u64, HashSet<Uuid>>,
+    next: u64,
+}
+
+struct Writer {
     store: DynStore,
     dispatch: Arc<Dispatch>,
     signals: Arc<Signals>,
     metrics: Metrics,
-    items: mpsc::Receiver<Item>,
 }
 
 impl Intake {
@@ -66,15 +100,26 @@ impl Intake {
         metrics: Metrics,
     ) -> (Self, IntakeLoop) {
         let (sender, items) = mpsc::channel(WAITING);
-        let room = Arc::new(Semaphore::new(WAITING_KIB));
-        (Self { items: sender, room }, IntakeLoop { store, dispatch, signals, metrics, items })
+        let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
+        let writer = Writer { store, dispatch, signals, metrics };
+        (Self { items: sender, room }, IntakeLoop { writer, items })
     }
 
     /// Takes a word, when there is room.
     pub async fn say(&self, word: Word) {
-        // Neither is ever closed before the coordinator has ended, and then agents repeat what matters elsewhere.
-        let Ok(permit) = self.room.clone().acquire_many_owned(weight(&word)).await else { return };
-        let _ = self.items.send(Item::Word(word, permit)).await;
+        self.say_all(vec![word]).await;
+    }
+
+    /// Takes words, when there is room, and writes them in their order.
+    pub async fn say_all(&self, mut words: Vec<Word>) {
+        while !words.is_empty() {
+            let later = words.split_off(words.len().min(A_BATCH));
+            let weight = words.iter().map(weight).fold(0, u32::saturating_add).min(WAITING_KIB);
+            // Neither is ever closed before the coordinator has ended, and then agents repeat what matters elsewhere.
+            let Ok(permit) = self.room.clone().acquire_many_owned(weight).await else { return };
+            let _ = self.items.send(Item::Words(words, permit)).await;
+            words = later;
+        }
     }
 
     /// Returns once all that has been said before is written.
@@ -86,7 +131,7 @@ impl Intake {
     }
 }
 
-/// In KiB, from 1.
+/// In KiB.
 fn weight(word: &Word) -> u32 {
     let bytes = match &word.event {
         Event::Finished { report, .. } => {
@@ -94,44 +139,103 @@ fn weight(word: &Word) -> u32 {
         }
         _ => 0,
     };
-    u32::try_from((bytes >> 10).min(WAITING_KIB - 1)).unwrap_or(0) + 1
+    A_WORD_KIB + u32::try_from(bytes >> 10).unwrap_or(u32::MAX - A_WORD_KIB)
+}
+
+impl Batch {
+    /// Whether nothing more goes into it.
+    fn is_full(&self) -> bool {
+        self.words.len() >= A_BATCH || !self.marks.is_empty()
+    }
+
+    fn add(&mut self, item: Item, under_way: &UnderWay) {
+        match item {
+            Item::Words(words, permit) => {
+                self.collides |= words.iter().any(|word| under_way.is_about(word.execution));
+                self.words.extend(words);
+                self.permits.push(permit);
+            }
+            Item::Mark(mark) => self.marks.push(mark),
+        }
+    }
+
+    /// Whether it may be written now. Words about one execution are written one after the other, and what a mark stands for is written
+    /// before it is answered.
+    fn may_begin(&self, under_way: &UnderWay) -> bool {
+        match under_way.executions.len() {
+            0 => !self.words.is_empty() || !self.marks.is_empty(),
+            beside => beside < WRITERS && self.words.len() >= ANOTHER && !self.collides && self.marks.is_empty(),
+        }
+    }
+}
+
+impl UnderWay {
+    fn is_about(&self, execution: Uuid) -> bool {
+        self.executions.values().any(|executions| executions.contains(&execution))
+    }
+
+    fn begin(&mut self, batch: &Batch) -> u64 {
+        self.next += 1;
+        self.executions.insert(self.next, batch.words.iter().map(|word| word.execution).collect());
+        self.next
+    }
 }
 
 impl IntakeLoop {
     /// Writes until the end, and then what is still waiting.
-    pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut batch = Vec::with_capacity(A_BATCH);
-        loop {
-            let came = tokio::select! {
-                () = shutdown.cancelled() => break,
-                came = self.items.recv_many(&mut batch, A_BATCH) => came,
-            };
-            if came == 0 {
-                return;
-            }
-            self.take(&mut batch, &shutdown).await;
+    pub async fn run(self, shutdown: CancellationToken) {
+        let (writer, shutdown) = (&self.writer, &shutdown);
+        in_turns(self.items, shutdown, |batch| writer.take(batch, shutdown)).await;
+    }
+}
+
+/// Makes batches of what comes in, and has them written, until nothing comes any more.
+async fn in_turns<W: Future<Output = ()>>(
+    mut items: mpsc::Receiver<Item>,
+    shutdown: &CancellationToken,
+    write: impl Fn(Batch) -> W,
+) {
+    let (mut writing, mut under_way) = (FuturesUnordered::new(), UnderWay::default());
+    let (mut is_open, mut is_over) = (true, false);
+    let mut batch = Batch::default();
+    loop {
+        while !batch.is_full()
+            && let Ok(item) = items.try_recv()
+        {
+            batch.add(item, &under_way);
         }
-        self.items.close();
-        while self.items.recv_many(&mut batch, A_BATCH).await > 0 {
-            self.take(&mut batch, &shutdown).await;
+        if batch.may_begin(&under_way) {
+            let number = under_way.begin(&batch);
+            let written = write(std::mem::take(&mut batch));
+            writing.push(async move {
+                written.await;
+                number
+            });
+        }
+        tokio::select! {
+            Some(number) = writing.next() => {
+                under_way.executions.remove(&number);
+            }
+            came = items.recv(), if !is_over && !batch.is_full() => match came {
+                Some(item) => batch.add(item, &under_way),
+                None => (is_over, is_open) = (true, false),
+            },
+            () = shutdown.cancelled(), if is_open => {
+                is_open = false;
+                items.close();
+            }
+            else => return,
         }
     }
+}
 
-    async fn take(&self, batch: &mut Vec<Item>, shutdown: &CancellationToken) {
-        let (mut words, mut marks, mut permits) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
-        for item in batch.drain(..) {
-            match item {
-                Item::Word(word, permit) => {
-                    words.push(word);
-                    permits.push(permit);
-                }
-                Item::Mark(mark) => marks.push(mark),
-            }
+impl Writer {
+    async fn take(&self, batch: Batch, shutdown: &CancellationToken) {
+        if !batch.words.is_empty() {
+            self.write(&batch.words, shutdown).await;
         }
-        if !words.is_empty() {
-            self.write(&words, shutdown).await;
-        }
-        for mark in marks {
+        drop(batch.permits);
+        for mark in batch.marks {
             let _ = mark.send(());
         }
     }
@@ -143,7 +247,7 @@ impl IntakeLoop {
         let mut tries = 0;
         loop {
             let error = match self.apply(words).await {
-                Ok(answers) => return self.answer(words, &answers).await,
+                Ok(answers) => return self.answer(words, answers).await,
                 Err(error) => error,
             };
             let is_away = error.is_away();
@@ -161,7 +265,7 @@ impl IntakeLoop {
         if words.len() > 1 {
             for word in words {
                 match self.apply(std::slice::from_ref(word)).await {
-                    Ok(answers) => self.answer(std::slice::from_ref(word), &answers).await,
+                    Ok(answers) => self.answer(std::slice::from_ref(word), answers).await,
                     Err(error) => {
                         tracing::error!(execution = %word.execution, event = word.event.name(), %error, "a word of an agent cannot be written");
                     }
@@ -171,107 +275,44 @@ impl IntakeLoop {
     }
 
     async fn apply(&self, words: &[Word]) -> Result<Vec<Result<Execution, Rejected>>, StoreError> {
-        let change =
-            |word: &Word| Change { execution: word.execution, tenant: None, event: word.event.clone(), known: None };
-        self.store.apply(words.iter().map(change).collect()).await
+        let changes = changes(words, &self.dispatch.lock());
+        self.store.apply(changes).await
     }
 
-    async fn answer(&self, words: &[Word], answers: &[Result<Execution, Rejected>]) {
-        let mut changed = HashSet::new();
-        let mut late = Vec::new();
-        let mut room = false;
-        for (word, answer) in words.iter().zip(answers) {
-            match answer {
-                Ok(execution) => {
-                    changed.insert(execution.id);
-                    room |= execution.lease().is_none();
-                    self.accepted(word, execution);
-                }
-                Err(rejected) => {
-                    self.refused(word, rejected);
-                    late.extend(self.late(word));
-                }
-            }
-        }
-        if !late.is_empty() {
-            changed.extend(late.iter().map(|result| result.execution));
-            if let Err(error) = self.store.note_refused(&late).await {
-                tracing::warn!(%error, "results that came too late could not be noted in the logs");
-            }
-        }
-        if room {
+    async fn answer(&self, words: &[Word], answers: Vec<Result<Execution, Rejected>>) {
+        let mut answers = Answers::of(words, answers);
+        let (ended, late) = answers.tell(&mut self.dispatch.lock());
+        self.metrics.executions_ended(ended);
+        answers.refused.iter().for_each(|reason| self.metrics.refused(reason));
+        if answers.has_room {
             // A place of its job may be free, or a retry may be due.
             self.signals.work.notify_one();
             self.signals.release.notify_one();
             // What waits for the place may be another coordinator's to give.
             let _ = self.store.wake(Wake::Work).await;
         }
-        for execution in changed {
-            let _ = self.store.wake(Wake::Execution(execution)).await;
-        }
-    }
-
-    fn accepted(&self, word: &Word, execution: &Execution) {
-        self.dispatch.observe(execution);
-        match &word.event {
-            Event::Finished { epoch, .. } | Event::Interrupted { epoch, .. } => self.acknowledge(word, *epoch, None),
-            Event::Released { epoch, .. } | Event::LeaseExpired { epoch, .. } => {
-                self.dispatch.with(word.session, |attached| attached.forget(word.execution, *epoch));
+        if !late.is_empty() {
+            answers.changed.extend(late.iter().map(|result| result.execution));
+            if let Err(error) = self.store.note_refused(&late).await {
+                tracing::warn!(%error, "results that came too late could not be noted in the logs");
             }
-            _ => {}
         }
-    }
-
-    fn refused(&self, word: &Word, rejected: &Rejected) {
-        let reason = match rejected {
-            Rejected::StaleLease { .. } => "stale_lease",
-            Rejected::LeaseOver { .. } => "lease_over",
-            Rejected::SessionOver { .. } => "session_over",
-            Rejected::AlreadyDone { .. } => "already_done",
-            Rejected::Illegal { .. } => "illegal",
-            Rejected::Repeated => "repeated",
-            Rejected::Unknown => "unknown",
-        };
-        let Some((session_id, epoch)) = word.event.spoken_for() else { return };
-        if *rejected == Rejected::Repeated {
-            return self.acknowledge(word, epoch, None);
-        }
-        match &word.event {
-            // Said twice, as after a resumed stream: no harm, and nothing to kill.
-            Event::Started { .. } | Event::Progressed { .. } | Event::Released { .. }
-                if matches!(rejected, Rejected::Illegal { .. }) =>
-            {
-                return;
-            }
-            Event::Finished { .. } | Event::Interrupted { .. } => self.acknowledge(word, epoch, Some(reason)),
-            _ => self.dispatch.revoke(Held { session_id, execution_id: word.execution, epoch }),
-        }
-        self.metrics.refused(reason);
-        tracing::info!(execution = %word.execution, session = %word.session, epoch, event = word.event.name(), %rejected, "refused");
-    }
-
-    /// The result that a refused word tells, if it does.
-    fn late(&self, word: &Word) -> Option<RefusedResult> {
-        let (Event::Finished { epoch, .. } | Event::Interrupted { epoch, .. }) = word.event else { return None };
-        self.dispatch.with(word.session, |attached| RefusedResult {
-            execution: word.execution,
-            epoch,
-            worker_name: attached.agent.name.clone(),
-            tenant: attached.agent.tenant_id,
-        })
-    }
-
-    /// Tells the agent that it may forget a result.
-    fn acknowledge(&self, word: &Word, epoch: i64, refused: Option<&str>) {
-        self.dispatch.with(word.session, |attached| {
-            attached.forget(word.execution, epoch);
-            let ack = ResultAck {
-                execution_id: word.execution.to_string(),
-                epoch,
-                accepted: refused.is_none(),
-                reason: refused.unwrap_or_default().to_owned(),
-            };
-            attached.send(Kind::ResultAck(ack));
-        });
+        self.store.changed(&answers.changed);
     }
 }
+
+/// Words as changes, each with what is known of its execution since it was granted to the session on its present attachment.
+fn changes(words: &[Word], registry: &Registry) -> Vec<Change> {
+    let known = |word: &Word| {
+        let (session, epoch) = word.event.spoken_for()?;
+        registry.get(session)?.known(word.execution, epoch)
+    };
+    let change = |word: &Word| {
+        let (execution, event) = (word.execution, word.event.clone());
+        Change { execution, tenant: None, event, known: known(word) }
+    };
+    words.iter().map(change).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::AgentApi;
 use crate::error::{Error, Kind};
-use crate::store::{LogLine, Wake};
+use crate::store::LogLine;
 
 impl AgentApi {
     /// Stores what comes on a stream of logs, batch by batch, and acknowledges each.
@@ -53,9 +53,7 @@ impl AgentApi {
         let lines: Vec<LogLine> = batch.chunks.iter().filter_map(line).collect();
         let executions: BTreeSet<Uuid> = lines.iter().map(|line| line.execution_id).collect();
         self.store.append_logs(tenant, lines, self.limits.max_log_bytes).await?;
-        for execution in executions {
-            let _ = self.store.wake(Wake::Execution(execution)).await;
-        }
+        self.store.changed(&executions.into_iter().collect::<Vec<_>>());
         Ok(())
     }
 }

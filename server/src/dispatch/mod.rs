@@ -3,6 +3,7 @@
 //! [`Dispatch`] is the registry of attached sessions. The loops around it own no state of their own: the dispatcher grants, the intake
 //! writes what agents say, renewals keep sessions alive, cancels tell agents to stop. Everything that decides anything is in the store.
 
+mod answers;
 mod cancels;
 mod dispatcher;
 mod frames;
@@ -17,6 +18,7 @@ mod renewals;
 mod reservations;
 mod service;
 mod session;
+mod words;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,13 +41,15 @@ use self::registry::Registry;
 use crate::config::Limits;
 use crate::execution::Execution;
 use crate::store::{Assignment, Held, Lane};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Ended, Metrics};
 
 /// The sessions attached to this coordinator.
 pub struct Dispatch {
     registry: Mutex<Registry>,
     /// Agents that are let in at the same time.
     admission: Semaphore,
+    /// Sessions that are compared with the store at the same time.
+    audits: Semaphore,
     metrics: Metrics,
 }
 
@@ -53,11 +57,19 @@ pub struct Dispatch {
 /// database's connections stay free for heartbeats and work.
 const ADMISSIONS: usize = 4;
 
+/// How many sessions are compared with the store at once.
+const AUDITS: usize = 2;
+
 impl Dispatch {
     /// A registry without sessions. Of the limits it keeps how agents are chosen, and how many executions they hold at once.
     pub fn new(metrics: Metrics, limits: &Limits) -> Self {
         let registry = Registry::new(limits.strategy, limits.max_concurrent_jobs);
-        Self { registry: Mutex::new(registry), admission: Semaphore::new(ADMISSIONS), metrics }
+        Self {
+            registry: Mutex::new(registry),
+            admission: Semaphore::new(ADMISSIONS),
+            audits: Semaphore::new(AUDITS),
+            metrics,
+        }
     }
 
     /// All sessions, for a change of several at once.
@@ -184,8 +196,9 @@ impl Dispatch {
 
     /// Counts an execution that has just changed.
     pub fn observe(&self, execution: &Execution) {
-        let ended = self.lock().ended(execution);
-        self.metrics.executions_ended(ended.into_iter().collect());
+        let Some(ended) = Ended::of(execution) else { return };
+        let job_type = self.lock().job_type(execution.lane_id);
+        self.metrics.executions_ended(vec![Ended { job_type, ..ended }]);
     }
 
     /// Gives back credits whose leases were not granted, or have been handed over.

@@ -6,9 +6,7 @@ use uuid::Uuid;
 use super::Attached;
 use super::pool::Pool;
 use crate::config::Strategy;
-use crate::execution::{Execution, State};
-use crate::store::{Assignment, Lane};
-use crate::telemetry::Ended;
+use crate::store::Assignment;
 
 /// The sessions attached to this coordinator, and who of them is free. Sessions are changed by [`Registry::change`] alone, so that what is
 /// counted over all of them is true.
@@ -107,16 +105,9 @@ impl Registry {
         }
     }
 
-    /// What an execution that has ended counts as.
-    pub(super) fn ended(&self, execution: &Execution) -> Option<Ended> {
-        let State::Done(outcome) = &execution.state else { return None };
-        let job_type = |lane: &Lane| JobType::from_json_str(lane.executor.split(':').next().unwrap_or_default());
-        Some(Ended {
-            job_type: self.pool.lane(execution.lane_id).and_then(job_type).unwrap_or_default(),
-            status: outcome.status,
-            tenant: execution.tenant_id,
-            duration: outcome.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map(std::time::Duration::from_millis),
-            quarantine: execution.quarantine(),
-        })
+    /// The type of the jobs whose executions wait in a lane.
+    pub(super) fn job_type(&self, lane: i64) -> JobType {
+        let executor = self.pool.lane(lane).map(|lane| lane.executor.split(':').next().unwrap_or_default());
+        executor.and_then(JobType::from_json_str).unwrap_or_default()
     }
 }

@@ -6,9 +6,7 @@ use futures_util::{Stream, StreamExt};
 use orrery_proto::v1::agent_message::Kind as Said;
 use orrery_proto::v1::agent_service_server::AgentService;
 use orrery_proto::v1::coordinator_message::Kind;
-use orrery_proto::v1::{
-    AgentMessage, CoordinatorMessage, ErrorType, ExecutionStatus, Finished, LogAck, LogBatch, Register, Registered,
-};
+use orrery_proto::v1::{AgentMessage, CoordinatorMessage, LogAck, LogBatch, Register, Registered};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +16,12 @@ use uuid::Uuid;
 
 use super::renewals::Heart;
 use super::session::FRAMES;
-use super::{Attached, Dispatch, Intake, Leases, Word, knows, leases, message};
+use super::words::heard;
+use super::{Attached, Dispatch, Intake, Leases, knows, leases, message};
 use crate::auth::{self, Principal};
 use crate::config::Limits;
 use crate::error::{Error, Kind as ErrorKind};
-use crate::execution::{Event, Execution, Report};
+use crate::execution::Execution;
 use crate::reconcile::Signals;
 use crate::store::{DynStore, Holding, NewSession, Session, Wake};
 
@@ -127,8 +126,8 @@ impl AgentApi {
     async fn announce(&self, changed: &[Execution]) {
         for execution in changed {
             self.dispatch.observe(execution);
-            let _ = self.store.wake(Wake::Execution(execution.id)).await;
         }
+        self.store.changed(&changed.iter().map(|execution| execution.id).collect::<Vec<_>>());
         if !changed.is_empty() {
             let _ = self.store.wake(Wake::Work).await;
         }
@@ -170,16 +169,24 @@ impl AgentApi {
 
     /// A message, or those of a batch in their order. `false` ends the stream.
     async fn take_all(&self, id: Uuid, attachment: i64, said: Said) -> bool {
-        let Said::Batch(batch) = said else { return self.take(id, attachment, said).await };
-        for kind in batch.messages.into_iter().filter_map(|message| message.kind) {
-            if !self.take(id, attachment, kind).await {
+        let messages = match said {
+            Said::Batch(batch) => batch.messages.into_iter().filter_map(|message| message.kind).collect(),
+            one => vec![one],
+        };
+        // Words go on together. Anything else is taken once what was said before it has gone on.
+        let mut words = Vec::with_capacity(messages.len());
+        for said in messages {
+            let Some(other) = heard(id, said, &mut words) else { continue };
+            self.intake.say_all(std::mem::take(&mut words)).await;
+            if !self.take(id, attachment, other).await {
                 return false;
             }
         }
+        self.intake.say_all(words).await;
         true
     }
 
-    /// One message. `false` ends the stream.
+    /// One message that is not about an execution. `false` ends the stream.
     async fn take(&self, id: Uuid, attachment: i64, said: Said) -> bool {
         match said {
             Said::Register(_) => {
@@ -190,42 +197,14 @@ impl AgentApi {
                 self.dispatch.on(id, attachment, |attached| attached.credit(credit.slots as usize));
                 self.signals.work.notify_one();
             }
-            Said::Started(started) => {
-                let event = Event::Started { session_id: id, epoch: started.epoch };
-                self.say(id, &started.execution_id, event).await;
-            }
-            Said::Progress(progress) => {
-                let event = Event::Progressed { session_id: id, epoch: progress.epoch, percent: progress.percent };
-                self.say(id, &progress.execution_id, event).await;
-            }
-            Said::Batch(_) => tracing::warn!(session = %id, "a batch within a batch is ignored"),
-            Said::Finished(finished) if finished.interrupted => {
-                if finished.started {
-                    let event = Event::Started { session_id: id, epoch: finished.epoch };
-                    self.say(id, &finished.execution_id, event).await;
-                }
-                let event = Event::Interrupted { session_id: id, epoch: finished.epoch };
-                self.say(id, &finished.execution_id, event).await;
-            }
-            Said::Finished(finished) => {
-                if finished.started {
-                    let event = Event::Started { session_id: id, epoch: finished.epoch };
-                    self.say(id, &finished.execution_id, event).await;
-                }
-                let report = Box::new(reported(&finished));
-                let event = Event::Finished { session_id: id, epoch: finished.epoch, report };
-                self.say(id, &finished.execution_id, event).await;
-            }
-            Said::Release(release) => {
-                for lease in release.leases {
-                    self.say(id, &lease.execution_id, Event::Released { session_id: id, epoch: lease.epoch }).await;
-                }
-            }
             Said::Drain(_) => {
                 self.dispatch.on(id, attachment, |attached| attached.draining = true);
                 if let Err(error) = self.store.drain_session(None, id).await {
                     tracing::warn!(session = %id, %error, "a session could not be marked as draining");
                 }
+            }
+            Said::Started(_) | Said::Progress(_) | Said::Finished(_) | Said::Release(_) | Said::Batch(_) => {
+                tracing::warn!(session = %id, "a batch within a batch is ignored");
             }
             Said::Goodbye(_) => {
                 self.dispatch.detach(id, attachment);
@@ -239,13 +218,6 @@ impl AgentApi {
             }
         }
         true
-    }
-
-    async fn say(&self, session: Uuid, execution: &str, event: Event) {
-        match execution.parse() {
-            Ok(execution) => self.intake.say(Word { session, execution, event }).await,
-            Err(_) => tracing::warn!(%session, execution, "an agent spoke of an execution whose id is no UUID"),
-        }
     }
 }
 
@@ -297,28 +269,4 @@ fn described(
         coordinator_id,
         address,
     })
-}
-
-fn reported(finished: &Finished) -> Report {
-    let error = finished.error_type();
-    let status = match finished.status() {
-        ExecutionStatus::Completed => ExecutionStatus::Completed,
-        ExecutionStatus::Cancelled => ExecutionStatus::Cancelled,
-        _ => ExecutionStatus::Failed,
-    };
-    Report {
-        status,
-        result: finished.result.as_ref().map(|json| json.text.clone()).filter(|text| !text.is_empty()),
-        error_type: match (status, error) {
-            (ExecutionStatus::Failed, ErrorType::Unspecified) => Some(ErrorType::SystemError),
-            (ExecutionStatus::Failed, error) => Some(error),
-            _ => None,
-        },
-        error_message: finished.error_message.clone(),
-        error_stack: finished.error_stack.clone(),
-        retryable: finished.retryable,
-        duration_ms: finished.duration_ms,
-        memory_peak_mb: finished.memory_peak_mb,
-        cpu_time_ms: finished.cpu_time_ms,
-    }
 }

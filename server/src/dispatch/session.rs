@@ -177,12 +177,12 @@ impl Attached {
 
     /// The store has changed an execution. What is known of it is that, as long as it is held; nothing where it was not known before: then
     /// it came from another attachment.
-    pub(crate) fn learn(&mut self, execution: Execution) {
+    pub(crate) fn learn(&mut self, execution: Arc<Execution>) {
         if let Some(hold) = self.held.get_mut(&execution.id)
             && hold.epoch == execution.epoch
             && hold.known.is_some()
         {
-            hold.known = Some(Arc::new(execution));
+            hold.known = Some(execution);
         }
     }
 

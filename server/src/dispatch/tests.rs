@@ -98,6 +98,7 @@ pub(super) fn dispatch(places: usize) -> (Arc<Dispatch>, mpsc::Receiver<Coordina
     let dispatch = Dispatch {
         registry: Mutex::new(Registry::new(Strategy::LeastLoaded, places)),
         admission: Semaphore::new(1),
+        audits: Semaphore::new(1),
         metrics: Metrics::default(),
     };
     dispatch.learn([lane(1, "default")]);
@@ -179,14 +180,14 @@ fn what_is_known_of_an_execution_ends_with_its_lease_and_its_stream() {
     let give = |id: u128| dispatch.with(session, |s| s.take(vec![Arc::new(execution(id))], 0));
     (2..=5).for_each(|id| _ = give(id));
     let running = Execution { progress: 7, ..execution(2) };
-    dispatch.with(session, |s| s.learn(running.clone()));
+    dispatch.with(session, |s| s.learn(Arc::new(running.clone())));
     assert_eq!(known(2, 1).as_deref(), Some(&running));
     assert_eq!(known(2, 2), None, "another lease");
-    dispatch.with(session, |s| s.learn(Execution { epoch: 2, ..execution(3) }));
+    dispatch.with(session, |s| s.learn(Arc::new(Execution { epoch: 2, ..execution(3) })));
     assert_eq!(known(3, 1).as_deref(), Some(&execution(3)), "what is said of another lease is not about this one");
 
     dispatch.with(session, |s| s.forget(Uuid::from_u128(2), 1));
-    dispatch.with(session, |s| s.learn(running.clone()));
+    dispatch.with(session, |s| s.learn(Arc::new(running.clone())));
     assert_eq!(known(2, 1), None, "forgotten");
     dispatch.revoke(Held { session_id: session, execution_id: Uuid::from_u128(3), epoch: 1 });
     assert_eq!(known(3, 1), None, "revoked");
@@ -211,7 +212,7 @@ fn what_is_known_of_an_execution_ends_with_its_lease_and_its_stream() {
     dispatch.attach(resumed);
     assert_eq!(dispatch.with(session, |s| s.holds(Uuid::from_u128(5), 1)), Some(true));
     assert_eq!(known(5, 1), None, "nothing crosses attachments");
-    dispatch.with(session, |s| s.learn(execution(5)));
+    dispatch.with(session, |s| s.learn(Arc::new(execution(5))));
     assert_eq!(known(5, 1), None, "nor does the answer to a word of the older one");
     give(6);
     dispatch.detach(session, 2);

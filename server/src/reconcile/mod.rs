@@ -67,7 +67,6 @@ impl Signals {
                 self.work.notify_one();
             }
             Wake::Cancel => self.cancel.notify_one(),
-            Wake::Execution(_) => {}
         }
     }
 }

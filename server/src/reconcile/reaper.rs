@@ -82,12 +82,12 @@ impl Reaper {
             tracing::warn!(execution = %held.execution_id, epoch = held.epoch, state = execution.state.name(), "a lease was taken back");
             self.dispatch.revoke(*held);
             self.dispatch.observe(execution);
-            let _ = self.store.wake(Wake::Execution(execution.id)).await;
+            self.store.changed(&[execution.id]);
         }
         for execution in &reaped.unstarted {
             tracing::warn!(execution = %execution.id, job = %execution.job_name, "not begun by its start deadline; it does not run any more");
             self.dispatch.observe(execution);
-            let _ = self.store.wake(Wake::Execution(execution.id)).await;
+            self.store.changed(&[execution.id]);
         }
         if !reaped.executions.is_empty() || !reaped.unstarted.is_empty() {
             self.signals.release.notify_one();

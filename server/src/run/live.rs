@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::execution::{Execution, State};
-use crate::store::{DynStore, Wake};
+use crate::store::DynStore;
 
 /// Executions remembered, so that one that ends is shown once although it is hinted at several times.
 const REMEMBERED: usize = 10_000;
@@ -20,26 +20,31 @@ pub(super) fn is_watched() -> bool {
 
 /// Prints a line for each execution that ends, until the end.
 pub(super) async fn show(store: DynStore, tenant: Uuid, shutdown: CancellationToken) {
-    let mut hints = store.hints();
+    let mut changes = store.changes();
     let mut shown = HashSet::new();
     loop {
-        let hint = tokio::select! {
+        let changed = tokio::select! {
             () = shutdown.cancelled() => return,
-            hint = hints.recv() => hint,
+            changed = changes.recv() => changed,
         };
-        let id = match hint {
-            Ok(Wake::Execution(id)) if !shown.contains(&id) => id,
-            Ok(_) | Err(RecvError::Lagged(_)) => continue,
+        let changed = match changed {
+            Ok(changed) => changed,
+            Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => return,
         };
-        let Ok(Some(execution)) = store.execution(tenant, id).await else { continue };
-        if let Some(line) = line(&execution, colour()) {
-            if shown.len() >= REMEMBERED {
-                shown.clear();
+        for id in changed.iter() {
+            if shown.contains(id) {
+                continue;
             }
-            shown.insert(id);
-            // A closed terminal is no reason to stop scheduling.
-            let _ = writeln!(std::io::stdout().lock(), "{line}");
+            let Ok(Some(execution)) = store.execution(tenant, *id).await else { continue };
+            if let Some(line) = line(&execution, colour()) {
+                if shown.len() >= REMEMBERED {
+                    shown.clear();
+                }
+                shown.insert(*id);
+                // A closed terminal is no reason to stop scheduling.
+                let _ = writeln!(std::io::stdout().lock(), "{line}");
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Every instant that decides anything is the database's own clock, read in the statement or transaction that uses it.
 
+mod changes;
 mod error;
 pub mod postgres;
 pub mod sqlite;
@@ -44,6 +45,12 @@ pub trait Store:
 
     /// Tells all coordinators, this one included, that there may be work. Cheap, and may be lost: everybody looks by a timer as well.
     async fn wake(&self, hint: Wake) -> Result<()>;
+
+    /// Tells those who watch executions, in this process, that these have changed. Costs nothing where nobody watches.
+    fn changed(&self, executions: &[Uuid]);
+
+    /// What [`Store::changed`] tells.
+    fn changes(&self) -> broadcast::Receiver<Arc<[Uuid]>>;
 
     /// The hints of [`Store::wake`], those of other coordinators included.
     fn hints(&self) -> broadcast::Receiver<Wake>;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::busiest::Busiest;
 use super::instruments::{ByCache, ByOperation, ByQueue, ByReason, ByStatus, ENDS, Instruments, OfEnd, OfJob, Tenant};
 use super::process::{Meter, Usage};
+use crate::execution::{Execution, State};
 use crate::redis::BreakerState;
 
 /// Tenants that have labels of their own, unless told otherwise.
@@ -66,6 +67,20 @@ pub struct Ended {
     pub duration: Option<Duration>,
     /// Why it was given up, where it was because its agents were lost.
     pub quarantine: Option<DeadLetterReason>,
+}
+
+impl Ended {
+    /// What an execution counts as, where it is over. Its job's type stands with its lane.
+    pub fn of(execution: &Execution) -> Option<Self> {
+        let State::Done(outcome) = &execution.state else { return None };
+        Some(Self {
+            job_type: JobType::Unspecified,
+            status: outcome.status,
+            tenant: execution.tenant_id,
+            duration: outcome.duration_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
+            quarantine: execution.quarantine(),
+        })
+    }
 }
 
 impl Default for Metrics {

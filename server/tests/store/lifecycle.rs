@@ -15,7 +15,7 @@ pub async fn the_clock_is_the_databases(store: DynStore) {
 
 pub async fn hints_reach_everybody_here(store: DynStore) {
     let (mut one, mut two) = (store.hints(), store.hints());
-    let hints = [Wake::Execution(uuid::Uuid::new_v4()), Wake::Plan, Wake::Work, Wake::Cancel];
+    let hints = [Wake::Plan, Wake::Work, Wake::Cancel];
     for hint in hints {
         store.wake(hint).await.unwrap();
     }
@@ -26,6 +26,19 @@ pub async fn hints_reach_everybody_here(store: DynStore) {
             let hint = receiver.recv().await.unwrap();
             missing.retain(|m| *m != hint);
         }
+    }
+}
+
+pub async fn watchers_hear_what_has_changed(store: DynStore) {
+    let id = uuid::Uuid::from_u128;
+    // Before anybody watches: nobody hears of it later.
+    store.changed(&[id(1)]);
+    let (mut one, mut two) = (store.changes(), store.changes());
+    store.changed(&[]);
+    store.changed(&[id(2), id(3)]);
+    for receiver in [&mut one, &mut two] {
+        assert_eq!(*receiver.recv().await.unwrap(), [id(2), id(3)]);
+        assert!(receiver.try_recv().is_err());
     }
 }
 

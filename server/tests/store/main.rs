@@ -236,6 +236,7 @@ macro_rules! suite {
             lifecycle:
                 the_clock_is_the_databases
                 hints_reach_everybody_here
+                watchers_hear_what_has_changed
                 many_workers_and_cancels_reach_one_end_each;
         } }
     };

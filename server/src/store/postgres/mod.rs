@@ -43,6 +43,7 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use self::commit::Tries;
 use self::hints::Hints;
@@ -50,6 +51,7 @@ use self::lanes::Lanes;
 use self::reach::{Bounds, Evict};
 use self::replica::Replica;
 use self::specs::Specs;
+use super::changes::Changes;
 use super::{Result, Store, StoreError, Wake};
 
 /// How to reach the database.
@@ -100,8 +102,9 @@ struct Inner {
     specs: Specs,
     lanes: Lanes,
     hints: Hints,
+    changes: Changes,
     /// Where claims that find more groups than they look at go on. Only a hint: losing it costs a turn.
-    group_start: std::sync::Mutex<uuid::Uuid>,
+    group_start: std::sync::Mutex<Uuid>,
 }
 
 /// Repeats a transaction that PostgreSQL ended because it crossed another one, or whose COMMIT had no answer. What is called must bear that
@@ -193,6 +196,7 @@ impl PgStore {
             specs,
             lanes,
             hints,
+            changes: Changes::default(),
             group_start: Default::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -306,6 +310,14 @@ impl Store for PgStore {
     async fn wake(&self, hint: Wake) -> Result<()> {
         self.inner.hints.tell(hint);
         Ok(())
+    }
+
+    fn changed(&self, executions: &[Uuid]) {
+        self.inner.changes.tell(executions);
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Arc<[Uuid]>> {
+        self.inner.changes.subscribe()
     }
 
     fn hints(&self) -> broadcast::Receiver<Wake> {

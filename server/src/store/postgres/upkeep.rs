@@ -54,14 +54,16 @@ impl Upkeep for PgStore {
     }
 
     async fn beat(&self, coordinator: &CoordinatorRow) -> Result<DateTime<Utc>> {
-        let query = sqlx::query_scalar(
+        let query = sqlx::query_as(
             "insert into coordinators (id, version, address, started_at, last_seen_at, clock_offset_ms, sessions, build, leases,
                 draining)
              values ($1, $2, $3, $4, clock_timestamp(), $5, $6, $7, $8, $9)
              on conflict (id) do update set version = excluded.version, address = excluded.address,
                 last_seen_at = excluded.last_seen_at, clock_offset_ms = excluded.clock_offset_ms, sessions = excluded.sessions,
                 build = excluded.build, leases = excluded.leases, draining = excluded.draining
-             returning last_seen_at",
+             returning last_seen_at, exists (
+                select 1 from coordinators other
+                where other.id <> $1 and other.last_seen_at > clock_timestamp() - interval '1 minute')",
         )
         .bind(coordinator.id)
         .bind(text::plain(&coordinator.version))
@@ -72,7 +74,9 @@ impl Upkeep for PgStore {
         .bind(text::plain(&coordinator.build))
         .bind(coordinator.leases)
         .bind(coordinator.draining);
-        in_time(async { Ok(query.fetch_one(self.pool()).await?) }).await
+        let (now, beside_others) = in_time(async { Ok(query.fetch_one(self.pool()).await?) }).await?;
+        self.inner.hints.beside_others(beside_others);
+        Ok(now)
     }
 
     async fn retire(&self, coordinator: Uuid) -> Result<()> {

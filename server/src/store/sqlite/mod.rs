@@ -35,6 +35,7 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+use super::changes::Changes;
 use super::{Result, Store, StoreError, Wake};
 use crate::job::JobSpec;
 
@@ -55,6 +56,7 @@ pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     hints: broadcast::Sender<Wake>,
+    changes: Changes,
     /// The newest instant that was given out, in microseconds.
     latest: AtomicI64,
     /// By job and version: they never change.
@@ -112,6 +114,7 @@ impl SqliteStore {
             writer,
             readers,
             hints: broadcast::Sender::new(HINTS),
+            changes: Changes::default(),
             latest: AtomicI64::new(0),
             specs: Mutex::default(),
             tidying: tokio::sync::Mutex::default(),
@@ -201,6 +204,14 @@ impl Store for SqliteStore {
         // Nobody listens: nothing is lost, since everybody looks by a timer as well.
         let _ = self.hints.send(hint);
         Ok(())
+    }
+
+    fn changed(&self, executions: &[Uuid]) {
+        self.changes.tell(executions);
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Arc<[Uuid]>> {
+        self.changes.subscribe()
     }
 
     fn hints(&self) -> broadcast::Receiver<Wake> {

@@ -14,8 +14,6 @@ pub enum Wake {
     Work,
     /// Somebody wants executions to end.
     Cancel,
-    /// An execution changed; the hub of watchers looks again.
-    Execution(Uuid),
 }
 
 /// A stored API key. The key itself is known to nobody but its owner.
