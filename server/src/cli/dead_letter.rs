@@ -10,8 +10,9 @@ use orrery_proto::v1::{
 use super::Context;
 use super::execution_view::one_line;
 use super::exit::Failure;
-use super::job::{Page, job_id, more};
+use super::job::job_id;
 use super::output::{Output, instant, instant_and_distance};
+use super::page::{Page, more};
 use super::wait;
 
 #[derive(Debug, Subcommand)]
@@ -97,22 +98,18 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
         Some(job) => job_id(&context.client, job).await?,
         None => String::new(),
     };
-    let mut request = ListDeadLettersRequest {
+    let request = ListDeadLettersRequest {
         job_id,
         state: DeadLetterState::from_json_str(&args.state).map(i32::from),
         page_size: args.page.page_size,
-        page_token: args.page.page_token,
+        page_token: String::new(),
     };
-    let mut listed = ListDeadLettersResponse::default();
-    loop {
-        let page = context.client.list_dead_letters(request.clone()).await?;
-        listed.dead_letters.extend(page.dead_letters);
-        listed.next_page_token = page.next_page_token;
-        if !args.page.all || listed.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&listed.next_page_token);
-    }
+    let ask = async |page_token| {
+        let page = context.client.list_dead_letters(ListDeadLettersRequest { page_token, ..request.clone() }).await?;
+        Ok((page.dead_letters, page.next_page_token))
+    };
+    let (dead_letters, next_page_token) = args.page.read(ask).await?;
+    let listed = ListDeadLettersResponse { dead_letters, next_page_token };
     if context.out.json {
         return Ok(context.out.json(&listed)?);
     }

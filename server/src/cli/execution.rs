@@ -12,8 +12,9 @@ use super::Context;
 use super::execution_view::{self, change, one_line, print_explanation};
 use super::exit::Failure;
 use super::instant::parse_instant;
-use super::job::{Page, job_id, more};
+use super::job::job_id;
 use super::output::instant;
+use super::page::{Page, more};
 use super::wait;
 
 #[derive(Debug, Subcommand)]
@@ -174,25 +175,21 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
         Some(job) => job_id(&context.client, job).await?,
         None => String::new(),
     };
-    let mut request = ListExecutionsRequest {
+    let request = ListExecutionsRequest {
         job_id,
         status: args.status.map(i32::from),
         trigger_type: args.trigger.map(i32::from),
         from: args.from.map(|at| at.into()),
         to: args.to.map(|at| at.into()),
         page_size: args.page.page_size,
-        page_token: args.page.page_token,
+        page_token: String::new(),
     };
-    let mut listed = ListExecutionsResponse::default();
-    loop {
-        let page = context.client.list_executions(request.clone()).await?;
-        listed.executions.extend(page.executions);
-        listed.next_page_token = page.next_page_token;
-        if !args.page.all || listed.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&listed.next_page_token);
-    }
+    let ask = async |page_token| {
+        let page = context.client.list_executions(ListExecutionsRequest { page_token, ..request.clone() }).await?;
+        Ok((page.executions, page.next_page_token))
+    };
+    let (executions, next_page_token) = args.page.read(ask).await?;
+    let listed = ListExecutionsResponse { executions, next_page_token };
     if context.out.json {
         return Ok(context.out.json(&listed)?);
     }

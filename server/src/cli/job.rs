@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use orrery_proto::Json;
 use orrery_proto::v1::{
     DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobStatus, JobType, ListJobsRequest, ListJobsResponse,
-    ListOmissionsRequest, PauseJobRequest, PreviewJobRequest, ResumeJobRequest, StopJobRequest, TriggerJobRequest,
+    ListOmissionsRequest, ListOmissionsResponse, PauseJobRequest, PreviewJobRequest, ResumeJobRequest, StopJobRequest, TriggerJobRequest,
 };
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ use super::exit::{Exit, Failure};
 use super::instant::parse_instant;
 use super::job_definition::{CreateArgs, UpdateArgs, ValidateArgs};
 use super::job_view;
+use super::page::{Page, more};
 use super::wait;
 
 #[derive(Debug, Subcommand)]
@@ -79,20 +80,6 @@ pub struct ListArgs {
     name: Option<String>,
     #[command(flatten)]
     page: Page,
-}
-
-/// Which part of a long list.
-#[derive(Debug, Args)]
-pub(super) struct Page {
-    /// How many to list at most; with --all how many to ask for at a time.
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=1000))]
-    pub(super) page_size: i32,
-    /// Go on where a list ended: its nextPageToken.
-    #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
-    pub(super) page_token: String,
-    /// List all of them, page after page.
-    #[arg(long)]
-    pub(super) all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -229,37 +216,26 @@ pub(super) async fn job_id(client: &Client, wanted: &str) -> Result<String, Fail
 }
 
 async fn list(context: &Context, args: ListArgs) -> Result<(), Failure> {
-    let mut request = ListJobsRequest {
+    let request = ListJobsRequest {
         status: args.status.map(i32::from),
         job_type: args.job_type.map(i32::from),
         tag: args.tag.unwrap_or_default(),
         name: args.name.unwrap_or_default(),
         page_size: args.page.page_size,
-        page_token: args.page.page_token,
+        page_token: String::new(),
     };
-    let mut listed = ListJobsResponse::default();
-    loop {
-        let page = context.client.list_jobs(request.clone()).await?;
-        listed.jobs.extend(page.jobs);
-        listed.next_page_token = page.next_page_token;
-        if !args.page.all || listed.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&listed.next_page_token);
-    }
+    let ask = async |page_token| {
+        let page = context.client.list_jobs(ListJobsRequest { page_token, ..request.clone() }).await?;
+        Ok((page.jobs, page.next_page_token))
+    };
+    let (jobs, next_page_token) = args.page.read(ask).await?;
+    let listed = ListJobsResponse { jobs, next_page_token };
     if context.out.json {
         return Ok(context.out.json(&listed)?);
     }
     job_view::table(&listed.jobs, &context.out)?;
     more(context, &listed.next_page_token);
     Ok(())
-}
-
-/// Says how a list goes on.
-pub(super) fn more(context: &Context, token: &str) {
-    if !token.is_empty() {
-        context.out.note(format!("there are more: --page-token {token}, or --all"));
-    }
 }
 
 async fn trigger(context: &Context, args: TriggerArgs) -> Result<(), Failure> {
@@ -304,14 +280,14 @@ async fn next(context: &Context, args: NextArgs) -> Result<(), Failure> {
 
 async fn omissions(context: &Context, args: OmissionsArgs) -> Result<(), Failure> {
     let job_id = job_id(&context.client, &args.job).await?;
-    let mut request = ListOmissionsRequest { job_id, page_size: args.page.page_size, page_token: args.page.page_token };
-    let mut listed = context.client.list_omissions(request.clone()).await?;
-    while args.page.all && !listed.next_page_token.is_empty() {
-        request.page_token.clone_from(&listed.next_page_token);
-        let page = context.client.list_omissions(request.clone()).await?;
-        listed.omissions.extend(page.omissions);
-        listed.next_page_token = page.next_page_token;
-    }
+    let page_size = args.page.page_size;
+    let ask = async |page_token| {
+        let request = ListOmissionsRequest { job_id: job_id.clone(), page_size, page_token };
+        let page = context.client.list_omissions(request).await?;
+        Ok((page.omissions, page.next_page_token))
+    };
+    let (omissions, next_page_token) = args.page.read(ask).await?;
+    let listed = ListOmissionsResponse { omissions, next_page_token };
     if context.out.json {
         return Ok(context.out.json(&listed)?);
     }

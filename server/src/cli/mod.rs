@@ -14,6 +14,7 @@ mod job;
 mod job_definition;
 mod job_view;
 mod output;
+mod page;
 mod queue;
 mod status;
 mod wait;
