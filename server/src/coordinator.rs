@@ -21,7 +21,7 @@ use crate::dispatch::{AgentApi, Cancels, Dispatch, Dispatcher, HandOver, Intake,
 use crate::gateway;
 use crate::limiter::Limiter;
 use crate::lock::Locks;
-use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Upkeep};
+use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Totals, Upkeep};
 use crate::redis::{Redis, share_hints};
 use crate::store::{DynStore, Retention};
 use crate::telemetry::{self, Metrics, OperationsLayer};
@@ -197,6 +197,7 @@ impl Parts {
         tasks.spawn(cancels.run(loops.clone()));
         tasks.spawn(renewals.run(loops.clone()));
         tasks.spawn(upkeep.run(loops.clone()));
+        tasks.spawn(Totals { store: store.clone() }.run(loops.clone()));
         if let Some(redis) = &self.redis {
             tasks.spawn(redis.clone().keep(loops.clone()));
             tasks.spawn(self.caches.clone().keep(loops.clone()));

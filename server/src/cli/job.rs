@@ -5,7 +5,8 @@ use clap::{Args, Subcommand};
 use orrery_proto::Json;
 use orrery_proto::v1::{
     DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobStatus, JobType, ListJobsRequest, ListJobsResponse,
-    ListOmissionsRequest, ListOmissionsResponse, PauseJobRequest, PreviewJobRequest, ResumeJobRequest, StopJobRequest, TriggerJobRequest,
+    ListOmissionsRequest, ListOmissionsResponse, PauseJobRequest, PreviewJobRequest, ResumeJobRequest, StopJobRequest,
+    TriggerJobRequest,
 };
 use serde_json::value::RawValue;
 use uuid::Uuid;

@@ -4,6 +4,7 @@
 mod planner;
 mod reaper;
 mod releaser;
+mod totals;
 mod upkeep;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub use planner::Planner;
 pub use reaper::Reaper;
 pub use releaser::Releaser;
+pub use totals::Totals;
 pub use upkeep::Upkeep;
 
 use crate::store::Wake;

@@ -5,8 +5,10 @@
 
 mod changes;
 mod error;
+mod histogram;
 pub mod postgres;
 pub mod sqlite;
+mod tally;
 mod text;
 mod types;
 
@@ -235,16 +237,17 @@ pub trait Reads: Send + Sync {
     /// Executions, newest first by id, live and from history. Fires that are planned ahead and not yet due are left out.
     async fn executions(&self, tenant: Uuid, filter: &ExecutionFilter, page: &Page) -> Result<Vec<Execution>>;
 
-    /// Totals and durations of executions scheduled in `from..to`.
+    /// Totals and durations of executions scheduled in `from..to`. What is over is counted exactly; of what waits, an engine may estimate
+    /// more than 10,000. Percentiles are within 1/128 of the true ones.
     async fn stats(&self, tenant: Uuid, job: Option<Uuid>, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Stats>;
 
     /// Omitted fires of a job, newest first.
     async fn omissions(&self, tenant: Uuid, job: Uuid, page: &Page) -> Result<Vec<OmissionRow>>;
 
-    /// Depth by queue, by name.
+    /// Depth by queue, by name. An engine may estimate what is more than 10,000.
     async fn queues(&self, tenant: Uuid) -> Result<Vec<QueueDepth>>;
 
-    /// Counts of jobs and live executions: of one tenant, or of all.
+    /// Counts of jobs and live executions: of one tenant, or of all. An engine may estimate more than 10,000 that wait in a queue.
     async fn counts(&self, tenant: Option<Uuid>) -> Result<Counts>;
 
     /// How many executions of a job are active (see [`Execution::is_active`]), and how many of them hold a lease.
@@ -270,6 +273,10 @@ pub trait Upkeep: Send + Sync {
     /// Makes the partitions of this month and `ahead` further ones; drops (or deletes, in batches) history, logs, omissions and keys of
     /// idempotency that are older than `retention` allows. Only one coordinator does it at a time.
     async fn upkeep(&self, ahead: u32, retention: &Retention) -> Result<UpkeepDone>;
+
+    /// Adds a part of what has been finished since the last time to the totals that statistics are read from. They are complete at any
+    /// moment; this keeps what they are read from small. Answers with whether there may be more. Only one coordinator does it at a time.
+    async fn add_up(&self) -> Result<bool>;
 
     /// Says that a coordinator lives, and since when; answers with the database's clock.
     async fn beat(&self, coordinator: &CoordinatorRow) -> Result<DateTime<Utc>>;

@@ -35,6 +35,7 @@ mod sharing;
 mod sqlite_only;
 mod support;
 mod texts;
+mod totals;
 mod trigger;
 mod upkeep;
 
@@ -215,6 +216,10 @@ macro_rules! suite {
                 loads_are_counted
                 omissions_page
                 other_tenants_see_nothing;
+            totals:
+                statistics_are_those_of_the_list
+                every_filter_is_kept
+                nothing_is_missed_while_it_is_added_up;
             texts:
                 digits_are_kept
                 nuls_do_no_harm

@@ -356,3 +356,124 @@ async fn a_call_that_is_dropped_leaves_no_transaction_open() {
     }
     drop_schema(&pg, &schema).await;
 }
+
+/// What a transaction has counted, and commits after others that began later have been added up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_commits_late_is_counted() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let (mut holding, mut looking) = (raw(&schema).await, raw(&schema).await);
+    let (from, to) = (seconds_from_now(&store, -60).await, seconds_from_now(&store, 86_400).await);
+    let once = job_with(&store, "once", |j| j.spec.delivery = orrery_proto::v1::Delivery::AtMostOnce).await;
+    let (job, agent, lost) = (job(&store, "a").await, session(&store, "agent").await, session(&store, "lost").await);
+    let execution = leased(&store, &once, &lost).await;
+    apply(&store, &execution, started(&execution)).await.unwrap();
+    kill(&store, &lost).await;
+    // Its end is written, counted, and stands before the dead letter.
+    sqlx::raw_sql("begin; lock table dead_letters in exclusive mode").execute(&mut holding).await.unwrap();
+    let reaping = {
+        let store = store.clone();
+        tokio::spawn(async move { store.reap(MINUTE, 10).await.unwrap() })
+    };
+    let waits = "select exists (select 1 from pg_locks where not granted and relation = 'dead_letters'::regclass)";
+    until(async || sqlx::query_scalar(waits).fetch_one(&mut looking).await.unwrap()).await;
+    for _ in 0..5 {
+        run(&store, &job, &agent, report(ExecutionStatus::Completed)).await;
+        crate::totals::add_up(&store).await;
+    }
+    let ended = async || {
+        let stats = store.stats(TENANT, None, from, to).await.unwrap();
+        (stats.completed, stats.failed)
+    };
+    assert_eq!(ended().await, (5, 0));
+    sqlx::raw_sql("rollback").execute(&mut holding).await.unwrap();
+    reaping.await.unwrap();
+    assert_eq!(ended().await, (5, 1));
+    crate::totals::add_up(&store).await;
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from execution_tally_changes").fetch_one(&mut looking).await.unwrap();
+    assert_eq!((ended().await, left), ((5, 1), 0));
+    drop_schema(&pg, &schema).await;
+}
+
+/// Coordinators of an older version write history and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_older_versions_finish_is_counted() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    for ms in [5, 70_000] {
+        let report = orrery_server::execution::Report { duration_ms: ms, ..report(ExecutionStatus::Completed) };
+        run(&store, &job, &agent, report).await;
+        if ms == 5 {
+            crate::totals::add_up(&store).await;
+        }
+    }
+    sqlx::query("delete from execution_tally_changes").execute(&mut raw).await.unwrap();
+    sqlx::query("update job_executions set counted = false where duration_ms > 5").execute(&mut raw).await.unwrap();
+    let to = seconds_from_now(&store, 60).await;
+    let stats = async |job| store.stats(TENANT, job, DateTime::UNIX_EPOCH, to).await.unwrap();
+    let before = (stats(None).await, stats(Some(job.id)).await);
+    assert_eq!((before.0.completed, before.0.max_ms), (2, 70_000.0));
+    crate::totals::add_up(&store).await;
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from job_executions where not counted").fetch_one(&mut raw).await.unwrap();
+    assert_eq!(left, 0);
+    assert_eq!((stats(None).await, stats(Some(job.id)).await), before);
+    drop_schema(&pg, &schema).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn totals_go_with_their_month() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let now = now(&store).await;
+    let old = now - chrono::Duration::days(730);
+    let (from, to) = orrery_server::execution::month_bounds(old);
+    let table = "job_executions";
+    let make = format!("create table {} partition of {table} for values from ('{from}') to ('{to}')", name(table, old));
+    sqlx::query(AssertSqlSafe(make)).execute(&mut raw).await.unwrap();
+    job_with(&store, "a", |j| j.cursor = Some(now)).await;
+    let agent = session(&store, "agent").await;
+    plan(&store, &[old, now - chrono::Duration::seconds(1)], None).await;
+    release(&store).await;
+    for grant in claim(&store, &agent, 10).await.grants {
+        apply(&store, &grant.execution, completed(&grant.execution)).await.unwrap();
+    }
+    crate::totals::add_up(&store).await;
+    let completed = async || store.stats(TENANT, None, DateTime::UNIX_EPOCH, now + MINUTE).await.unwrap().completed;
+    assert_eq!(completed().await, 2);
+    store.upkeep(1, &Retention::default()).await.unwrap();
+    assert_eq!(completed().await, 1);
+    assert_eq!(executions(&store).await.len(), 1);
+    drop_schema(&pg, &schema).await;
+}
+
+/// Beyond the bound, numbers are the database's own estimate; up to it, they are exact.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn much_that_waits_is_estimated() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let from = seconds_from_now(&store, -60).await;
+    let few = job_with(&store, "few", |j| j.spec.queue = "few".to_owned()).await;
+    let many = job_with(&store, "many", |j| j.spec.queue = "many".to_owned()).await;
+    let first = triggers(&store, &few, 3).await.remove(0);
+    for _ in 0..12 {
+        triggers(&store, &many, 1_000).await;
+    }
+    sqlx::query("analyze live_executions").execute(&mut raw).await.unwrap();
+    let near = |n: i64, exact: i64| (n - exact).abs() < exact / 5;
+    let counts = store.counts(Some(TENANT)).await.unwrap();
+    assert!(near(counts.pending, 12_003), "{counts:?}");
+    assert!(near(counts.queues[0].1, 12_000) && counts.queues[1] == ("few".to_owned(), 3), "{counts:?}");
+    let queues = store.queues(TENANT).await.unwrap();
+    assert_eq!((queues[0].pending, queues[0].oldest_pending), (3, Some(first.run_at)));
+    assert!(near(queues[1].pending, 12_000), "{queues:?}");
+    let to = seconds_from_now(&store, 60).await;
+    assert!(near(store.stats(TENANT, None, from, to).await.unwrap().pending, 12_003));
+    assert_eq!(store.stats(TENANT, Some(few.id), from, to).await.unwrap().pending, 3);
+    drop_schema(&pg, &schema).await;
+}

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::PgStore;
 use super::commit::in_time;
 use super::partitions::{EXECUTIONS, LOGS, floor_id};
+use crate::execution::{instant_of, month_bounds};
 use crate::store::{CoordinatorRow, Result, Retention, Upkeep, UpkeepDone, text};
 
 /// Rows that one statement deletes.
@@ -42,6 +43,9 @@ impl Upkeep for PgStore {
         for (table, column) in LOGS {
             self.forget(table, column, before(retention.logs), &mut done).await?;
         }
+        // With the months that they are of: what a month holds is counted until it is dropped as a whole.
+        let (month, _) = month_bounds(before(retention.executions));
+        done.rows_deleted += self.delete(OLD_TALLIES, instant_of(month)).await?;
         done.rows_deleted += self.delete(OLD_OMISSIONS, before(retention.omissions)).await?;
         let oldest = floor_id(before(retention.executions));
         done.rows_deleted += self.delete_by_id(OLD_DEAD_LETTERS, oldest).await?;
@@ -51,6 +55,10 @@ impl Upkeep for PgStore {
         done.rows_deleted += self.delete(GONE_COORDINATORS, before(Duration::from_secs(86_400))).await?;
         guard.commit().await?;
         Ok(done)
+    }
+
+    async fn add_up(&self) -> Result<bool> {
+        self.add_up_changes().await
     }
 
     async fn beat(&self, coordinator: &CoordinatorRow) -> Result<DateTime<Utc>> {
@@ -99,6 +107,8 @@ impl Upkeep for PgStore {
     }
 }
 
+const OLD_TALLIES: &str = "delete from execution_tallies where ctid = any(array(
+    select ctid from execution_tallies where at < $1 limit $2))";
 const OLD_OMISSIONS: &str = "delete from fire_omissions where id in (
     select id from fire_omissions where created_at < $1 limit $2)";
 /// With the history of their executions.

@@ -99,6 +99,7 @@ pub(super) async fn save(connection: &mut PgConnection, executions: &[&Execution
     }
     if !over.is_empty() {
         finish(connection, &over).await?;
+        super::tallies::note(connection, &over).await?;
         super::dead_letters::bury(connection, &over).await?;
     }
     Ok(())
@@ -212,11 +213,11 @@ async fn finish(connection: &mut PgConnection, executions: &[&Execution]) -> Res
          insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
             created_at, started_at, completed_at, duration_ms, result, error_type, error_message, error_stack, retry_count,
             worker_id, worker_name, memory_peak_mb, cpu_time_ms, attempts, parameters, epoch, attempt, losses, queue, lane_id,
-            priority, job_version, retry_of, cancel_requested_at, cancel_reason, traceparent, delayed)
+            priority, job_version, retry_of, cancel_requested_at, cancel_reason, traceparent, delayed, counted)
          select id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at, created_at, started_at,
             completed_at, duration_ms, result::jsonb, error_type, error_message, error_stack, retry_count, worker_id, worker_name,
             memory_peak_mb, cpu_time_ms, attempts::jsonb, parameters::jsonb, epoch, attempt, losses, queue, lane_id, priority,
-            job_version, retry_of, cancel_requested_at, cancel_reason, traceparent, delayed
+            job_version, retry_of, cancel_requested_at, cancel_reason, traceparent, delayed, true
          from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::uuid[], $6::text[], $7::smallint[], $8::timestamptz[],
             $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::bigint[], $14::text[], $15::text[],
             $16::text[], $17::text[], $18::integer[], $19::uuid[], $20::text[], $21::double precision[], $22::bigint[],
