@@ -1,13 +1,17 @@
 # What a person does here, a target each. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test chaos mutants races check clean
+.PHONY: help dev bench test chaos mutants races check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: ## Run coordinator, agent and UI in one process; nothing else is needed
 	cargo run --release -- dev
+
+bench: ## Measure this machine, beside PostgreSQL's raw limit, in about ten minutes; ONLY="throughput latency" for some, ARGS=... for other sizes
+	cargo build --release
+	target/release/orrery bench --quick $(ARGS) $(ONLY)
 
 test: ## Run every test, on PostgreSQL and Redis of its own; ONLY="name" or ONLY="-p crate name" for some
 	@ONLY='$(ONLY)' scripts/test.sh

@@ -1,6 +1,7 @@
 //! The command line: what it takes, and the commands that call a server.
 
 mod agent_list;
+mod bench;
 mod completions;
 pub mod connect;
 mod cron;
@@ -24,6 +25,7 @@ use clap::parser::ValueSource;
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::agent_list::AgentCommand;
+use self::bench::BenchCommand;
 use self::completions::CompletionsArgs;
 use self::connect::Client;
 use self::cron::CronCommand;
@@ -112,6 +114,8 @@ pub enum Command {
     /// Make API keys; talks to the database.
     #[command(subcommand)]
     Key(Box<KeyCommand>),
+    /// Measure how fast this machine runs Orrery, on a database of the measurement's own.
+    Bench(Box<BenchCommand>),
     /// Print a completion script for a shell.
     #[command(after_help = "Examples:
   orrery completions bash > /etc/bash_completion.d/orrery
@@ -166,6 +170,9 @@ impl Command {
             Self::Dev(_) | Self::Server(_) if is_given("server") => {
                 Some("--server is for commands that call a server; say where to listen by --http, --grpc and --metrics")
             }
+            Self::Bench(_) if is_given("server") => {
+                Some("--server is for commands that call a server; a measurement starts one of its own")
+            }
             Self::Migrate(_) | Self::Key(_) if is_given("server") => {
                 Some("--server is for commands that call a server; this one works on the database, by --database-url")
             }
@@ -190,6 +197,7 @@ pub fn call(global: &Global, command: Command) -> Result<(), Failure> {
     match command {
         Command::Cron(command) => return command.run(&out),
         Command::Completions(args) => return args.run(&out),
+        Command::Bench(bench) => return bench.run(&out),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -219,7 +227,8 @@ async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
         },
         // Those that serve are run by the program itself.
         Command::Dev(_) | Command::Server(_) | Command::Migrate(_) | Command::Key(_) => Ok(()),
-        // Both are answered without a server.
+        // These are answered without a server.
+        Command::Bench(bench) => bench.run(&context.out),
         Command::Cron(command) => command.run(&context.out),
         Command::Completions(args) => args.run(&context.out),
     }

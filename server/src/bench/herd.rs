@@ -1,0 +1,102 @@
+//! Many jobs that are due in the same second.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use orrery_sdk::v1::CreateJobRequest;
+use tokio::time::Instant;
+
+use super::bed::Bed;
+use super::crons::{create, job, once_a_year, second_after};
+use super::deployment::{BATCH, Deployment, client, function_job};
+use super::error::{Result, failed};
+use super::figure::{Figure, Goal};
+use super::procfs;
+use super::progress::say;
+use super::report::Case;
+use super::samples::Samples;
+use super::settings::Engine;
+use super::worker::NOOP;
+use super::workers::{Fleet, Workers};
+
+/// From the end of the making of jobs to their instant: the planner is done with what lies behind, and sleeps.
+const AHEAD: TimeDelta = TimeDelta::seconds(12);
+
+/// How long it may take until all have started.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// # Errors
+/// Where it cannot be measured.
+pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for jobs in bed.settings.herd.clone() {
+        say(format!("herd: {jobs} jobs in the same second"));
+        cases.push(herd(bed, jobs).await?);
+        bed.drop_databases().await;
+    }
+    Ok(cases)
+}
+
+async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
+    let deployment = Deployment::start(bed, Engine::Postgres).await?;
+    let mut workers = Workers::attached(bed, &deployment, Fleet::one(bed.settings.slots)).await?;
+    let warm = deployment.asked_job(&deployment.client, "warm", NOOP).await?;
+    deployment.trigger(&deployment.client, &warm, 1000).await?;
+    workers.have_started(1000, PATIENCE).await?;
+    let began = Instant::now();
+    let instant = made(&deployment, jobs).await?;
+    let making = began.elapsed();
+    workers.take().await?;
+    let memory = procfs::memory(deployment.pid());
+    workers.have_started(1000 + jobs, PATIENCE).await?;
+    let starts = workers.take().await?;
+    workers.stop().await;
+    deployment.stop().await;
+
+    let of_herd = u64::try_from(instant.timestamp_millis()).unwrap_or(0);
+    let lags = Samples::of(starts.iter().filter(|start| start.instant_ms() == of_herd).map(|start| start.lag()));
+    if lags.len() as u64 != jobs {
+        return Err(failed(format!("{} of {jobs} jobs have fired at {instant}", lags.len())));
+    }
+    Ok(Case::new(format!("{jobs} jobs"), figures(jobs, &lags, memory))
+        .with("jobs", jobs)
+        .with("making_seconds", making.as_secs_f64()))
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn figures(jobs: u64, lags: &Samples, memory: Option<(u64, u64)>) -> Vec<Figure> {
+    let p99 = Figure::new("lag_p99", lags.percentile(99.0), "ms");
+    let all = Figure::new("all_started_within", lags.max() / 1e3, "s");
+    let resident = Figure::new("coordinator_memory", memory.map_or(f64::NAN, |(now, _)| now as f64 / 1e6), "MB");
+    let (p99, all) = match jobs {
+        ..=1000 => (p99.goal(Goal::Below(10.0)), all),
+        ..=10_000 => (p99.goal(Goal::Below(100.0)), all),
+        _ => (p99, all.goal(Goal::Below(3.0))),
+    };
+    vec![
+        Figure::new("lag_p50", lags.percentile(50.0), "ms"),
+        p99,
+        Figure::new("lag_max", lags.max(), "ms"),
+        Figure::new("earliest_start", lags.min(), "ms").goal(Goal::AtLeast(0.0)),
+        all,
+        resident.goal(Goal::Below(100.0)),
+    ]
+}
+
+/// Makes jobs that are all due at the answered instant, which lies ahead when it answers.
+async fn made(deployment: &Deployment, jobs: u64) -> Result<DateTime<Utc>> {
+    // How long that takes is not known before some have been made: manual jobs of another tenant, that do nothing.
+    let other = client(&deployment.grpc, &deployment.database.keys.other)?;
+    let began = Instant::now();
+    let idle = |n: u64| CreateJobRequest { manual: true, ..function_job(&format!("idle-{n}"), NOOP) };
+    create(&other, (0..BATCH).map(idle).collect()).await?;
+    let batches = i32::try_from(jobs.div_ceil(BATCH)).unwrap_or(i32::MAX);
+    let expected = TimeDelta::from_std(began.elapsed()).unwrap_or_default() * batches;
+    let instant = second_after(Utc::now(), expected + expected / 2 + AHEAD);
+    let expression = once_a_year(instant);
+    create(&deployment.client, (0..jobs).map(|n| job(format!("herd-{n}"), expression.clone(), None)).collect()).await?;
+    if Utc::now() + TimeDelta::seconds(6) > instant {
+        return Err(failed("the jobs were not made before they had to be planned: the machine is too busy"));
+    }
+    Ok(instant)
+}

@@ -1,0 +1,101 @@
+//! What the database itself can do: claim and completion written by hand, in the tables of the product with their indexes.
+
+use sqlx::{PgConnection, PgPool};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::error::{Result, failed};
+
+/// Rows that a claim takes, and a completion ends.
+const BATCH: i64 = 1000;
+
+/// What every row ends with, as an execution of the product ended with it.
+pub(super) struct Ending {
+    pub(super) result: Option<String>,
+    pub(super) attempts: Option<String>,
+    pub(super) worker_name: Option<String>,
+    pub(super) job_version: i64,
+}
+
+impl Ending {
+    /// That of the newest finished execution.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub(super) async fn newest(pool: &PgPool) -> Result<Self> {
+        let found: Option<(Option<String>, Option<String>, Option<String>, i64)> = sqlx::query_as(
+            "select result::text, attempts::text, worker_name, job_version from job_executions
+             where status = 'completed' order by id desc limit 1",
+        )
+        .fetch_optional(pool)
+        .await?;
+        let (result, attempts, worker_name, job_version) = found.ok_or_else(|| failed("no execution has completed"))?;
+        Ok(Self { result, attempts, worker_name, job_version })
+    }
+}
+
+/// Claims and completes all that waits in a lane, on one connection: two statements a batch, each a transaction of its own. Answers with
+/// the rows and the seconds that it took.
+///
+/// # Errors
+/// Where a statement fails.
+pub(super) async fn claim_and_complete(pool: &PgPool, lane: i64, ending: &Ending) -> Result<(u64, f64)> {
+    let mut connection = pool.acquire().await?;
+    let session = Uuid::new_v4();
+    let began = Instant::now();
+    let mut rows = 0;
+    loop {
+        let claimed = claim(&mut connection, lane, session, ending).await?;
+        if claimed.is_empty() {
+            break;
+        }
+        let done = complete(&mut connection, &claimed, session, ending).await?;
+        if done != claimed.len() as u64 {
+            return Err(failed("somebody else has worked on the rows of the raw limit"));
+        }
+        rows += done;
+    }
+    Ok((rows, began.elapsed().as_secs_f64()))
+}
+
+async fn claim(c: &mut PgConnection, lane: i64, session: Uuid, ending: &Ending) -> Result<Vec<(Uuid, i64)>> {
+    Ok(sqlx::query_as(
+        "with picked as (
+            select id from live_executions where lane_id = $1 and state = 1
+            order by priority desc, late, run_at, id limit $2 for update skip locked)
+         update live_executions e set state = 2, session_id = $3, worker_name = $4, job_version = $5, epoch = e.epoch + 1,
+            attempt = e.attempt + 1, granted_at = clock_timestamp(), deadline = clock_timestamp() + interval '1 hour'
+         from picked where e.id = picked.id returning e.id, e.epoch",
+    )
+    .bind(lane)
+    .bind(BATCH)
+    .bind(session)
+    .bind(&ending.worker_name)
+    .bind(ending.job_version)
+    .fetch_all(c)
+    .await?)
+}
+
+async fn complete(c: &mut PgConnection, claimed: &[(Uuid, i64)], session: Uuid, ending: &Ending) -> Result<u64> {
+    let (ids, epochs): (Vec<Uuid>, Vec<i64>) = claimed.iter().copied().unzip();
+    let done = sqlx::query(
+        "with gone as (
+            delete from live_executions e using unnest($1::uuid[], $2::bigint[]) as u(id, epoch)
+            where e.id = u.id and e.epoch = u.epoch and e.session_id = $3 returning e.*)
+         insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
+            created_at, started_at, completed_at, duration_ms, result, error_message, error_stack, retry_count, worker_id,
+            worker_name, attempts, parameters, epoch, attempt, losses, queue, lane_id, priority, job_version, delayed)
+         select id, job_id, tenant_id, 'manual', triggered_by, 'completed', progress, scheduled_at, run_at, created_at, granted_at,
+            clock_timestamp(), 0, $4::jsonb, '', '', 0, session_id, worker_name, $5::jsonb, parameters::jsonb, epoch, attempt,
+            losses, queue, lane_id, priority, job_version, false
+         from gone",
+    )
+    .bind(ids)
+    .bind(epochs)
+    .bind(session)
+    .bind(&ending.result)
+    .bind(&ending.attempts)
+    .execute(c)
+    .await?;
+    Ok(done.rows_affected())
+}

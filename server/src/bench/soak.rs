@@ -1,0 +1,105 @@
+//! A steady rate for long: what grows.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::time::{Instant, interval};
+
+use super::bed::Bed;
+use super::deployment::{Deployment, client};
+use super::error::{Result, failed};
+use super::figure::{Figure, Goal};
+use super::load::Load;
+use super::procfs;
+use super::progress::say;
+use super::report::Case;
+use super::samples::Samples;
+use super::settings::Engine;
+use super::worker::NOOP;
+use super::workers::{Fleet, Workers};
+
+/// Executions in a second.
+const RATE: u64 = 1200;
+
+/// What the end may be of the beginning, where it should not grow.
+const FLAT: f64 = 1.25;
+
+/// Parts of the time; the first is for warming up, the second is the beginning, the last the end.
+const PARTS: u32 = 10;
+
+/// How things stand.
+struct Look {
+    /// From making to start, in milliseconds.
+    lags: Samples,
+    memory: f64,
+    live_bytes: f64,
+    dead_rows: f64,
+}
+
+/// # Errors
+/// Where it cannot be measured.
+#[allow(clippy::cast_precision_loss)]
+pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
+    let seconds = bed.settings.soak_seconds;
+    say(format!("soak: {RATE} executions a second for {seconds} s"));
+    let deployment = Deployment::start(bed, Engine::Postgres).await?;
+    let job = deployment.asked_job(&deployment.client, NOOP, NOOP).await?;
+    let mut workers = Workers::attached(bed, &deployment, Fleet::one(bed.settings.slots)).await?;
+    let began = Instant::now();
+    let load = Load::start(client(&deployment.grpc, &deployment.database.keys.caller)?, job, RATE);
+    let mut ticks = interval(Duration::from_secs(seconds.into()) / PARTS);
+    ticks.tick().await;
+    let mut looks = Vec::new();
+    for _ in 0..PARTS {
+        ticks.tick().await;
+        looks.push(look(&deployment, &mut workers).await?);
+    }
+    let asked = load.stop().await?;
+    let rate = asked as f64 / began.elapsed().as_secs_f64();
+    deployment.is_idle(Duration::from_secs(60), Duration::from_millis(50)).await?;
+    let done = workers.count().await?.1;
+    workers.stop().await;
+    deployment.stop().await;
+    let [_, first, .., last] = &looks[..] else { return Err(failed("the time is too short")) };
+    let mut figures = vec![
+        Figure::new("triggered_per_second", rate, "/s").goal(Goal::AtLeast(RATE as f64 * 0.99)),
+        Figure::new("lost", asked as f64 - done as f64, "").goal(Goal::Exactly(0.0)),
+    ];
+    let lag = |look: &Look| look.lags.percentile(99.0);
+    figures.extend(grown("lag_p99", lag(first), lag(last), "ms", 2.0));
+    figures.extend(grown("coordinator_memory", first.memory, last.memory, "MB", FLAT));
+    figures.extend(grown("live_table", first.live_bytes, last.live_bytes, "MB", FLAT));
+    figures.push(Figure::new("dead_rows_at_the_end", last.dead_rows, ""));
+    Ok(vec![Case::new(format!("{seconds} s"), figures).with("executions", done)])
+}
+
+/// A value at the beginning and at the end, and how much it has grown.
+fn grown(what: &str, first: f64, last: f64, unit: &'static str, most: f64) -> [Figure; 3] {
+    [
+        Figure::new(format!("{what}_at_the_beginning"), first, unit),
+        Figure::new(format!("{what}_at_the_end"), last, unit),
+        Figure::new(format!("{what}_growth"), last / first, "").goal(Goal::Below(most)),
+    ]
+}
+
+#[allow(clippy::cast_precision_loss)]
+async fn look(deployment: &Deployment, workers: &mut Workers) -> Result<Look> {
+    let starts = workers.take().await?;
+    let (live_bytes, dead_rows) = live_table(deployment.database.pool()?).await?;
+    Ok(Look {
+        lags: Samples::of(starts.iter().map(super::workers::Start::lag)),
+        memory: procfs::memory(deployment.pid()).map_or(f64::NAN, |(now, _)| now as f64 / 1e6),
+        live_bytes: live_bytes as f64 / 1e6,
+        dead_rows: dead_rows as f64,
+    })
+}
+
+/// Bytes of the table of live executions with its indexes, and rows in it that are dead.
+async fn live_table(pool: &PgPool) -> Result<(i64, i64)> {
+    Ok(sqlx::query_as(
+        "select pg_total_relation_size('live_executions')::bigint, coalesce((select n_dead_tup from pg_stat_user_tables
+            where relname = 'live_executions'), 0)::bigint",
+    )
+    .fetch_one(pool)
+    .await?)
+}
