@@ -44,7 +44,8 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     workers.stop().await;
     deployment.stop().await;
     let case = |name: &str, took: &[Vec<Duration>; KINDS.len()]| {
-        let mut figures = vec![Figure::new("executions_per_second", rate, "/s")];
+        let mut figures =
+            vec![Figure::new("executions_per_second", rate, "/s").goal(Goal::AtLeast(0.95 * RATE as f64))];
         figures.extend(times("call", &Samples::of_times(took.iter().flatten().copied()), [None, Some(10.0)]));
         for (kind, took) in KINDS.iter().zip(took) {
             let p99 = Samples::of_times(took.iter().copied()).percentile(99.0);

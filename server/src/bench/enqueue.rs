@@ -27,7 +27,7 @@ const MANY: usize = 32;
 /// A caller, by either way.
 #[derive(Clone)]
 enum Caller {
-    Grpc(Client),
+    Grpc(Box<Client>),
     Rest(Rest),
 }
 
@@ -75,15 +75,20 @@ async fn rate(
     call: Call,
     least: Option<f64>,
 ) -> Result<Vec<Figure>> {
-    let until = Instant::now() + Duration::from_secs(bed.settings.enqueue_seconds.into());
+    let key = &deployment.database.keys.caller;
+    let caller = || match is_rest {
+        true => Ok(Caller::Rest(Rest::new(&deployment.http, key)?)),
+        false => Ok(Caller::Grpc(Box::new(client(&deployment.grpc, key)?))),
+    };
+    let callers = (0..callers).map(|_| caller()).collect::<Result<Vec<Caller>>>()?;
+    for caller in &callers {
+        // Connected before it counts.
+        caller.call(&Call { batch: 1, ..call.clone() }, 0).await?;
+    }
     let began = Instant::now();
+    let until = began + Duration::from_secs(bed.settings.enqueue_seconds.into());
     let mut calling = JoinSet::new();
-    for _ in 0..callers {
-        let key = &deployment.database.keys.caller;
-        let caller = match is_rest {
-            true => Caller::Rest(Rest::new(&deployment.http, key)?),
-            false => Caller::Grpc(client(&deployment.grpc, key)?),
-        };
+    for caller in callers {
         calling.spawn(calls(caller, call.clone(), until));
     }
     let mut all = Vec::new();

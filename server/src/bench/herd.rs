@@ -69,8 +69,8 @@ fn figures(jobs: u64, lags: &Samples, memory: Option<(u64, u64)>) -> Vec<Figure>
     let all = Figure::new("all_started_within", lags.max() / 1e3, "s");
     let resident = Figure::new("coordinator_memory", memory.map_or(f64::NAN, |(now, _)| now as f64 / 1e6), "MB");
     let (p99, all) = match jobs {
-        ..=1000 => (p99.goal(Goal::Below(10.0)), all),
-        ..=10_000 => (p99.goal(Goal::Below(100.0)), all),
+        0..=1000 => (p99.goal(Goal::Below(10.0)), all),
+        1001..=10_000 => (p99.goal(Goal::Below(100.0)), all),
         _ => (p99, all.goal(Goal::Below(3.0))),
     };
     vec![

@@ -30,13 +30,14 @@ const JOBS: usize = 100;
 const MOST: f64 = 50.0;
 
 /// What is read.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "list_newest",
     "list_next_page",
     "list_deep_page",
     "list_failed",
     "list_of_job",
     "list_failed_of_job",
+    "list_failed_of_job_that_never_failed",
     "list_scheduled",
     "list_of_an_hour",
     "list_failed_of_an_hour",
@@ -129,7 +130,9 @@ impl Read<'_> {
     async fn list(&self, kind: &str) -> Result<Duration> {
         let failed = kind.contains("failed").then_some(ExecutionStatus::Failed.into());
         let mut request = ListExecutionsRequest { status: failed, ..ListExecutionsRequest::default() };
-        if kind.contains("of_job") {
+        if kind.contains("never_failed") {
+            request.job_id = self.jobs.last().cloned().unwrap_or_default();
+        } else if kind.contains("of_job") {
             request.job_id = self.job();
         }
         if kind.contains("scheduled") {

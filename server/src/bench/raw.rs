@@ -1,6 +1,6 @@
 //! What the database itself can do: claim and completion written by hand, in the tables of the product with their indexes.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Row as _};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,14 +23,17 @@ impl Ending {
     /// # Errors
     /// Where there is none.
     pub(super) async fn newest(pool: &PgPool) -> Result<Self> {
-        let found: Option<(Option<String>, Option<String>, Option<String>, i64)> = sqlx::query_as(
-            "select result::text, attempts::text, worker_name, job_version from job_executions
-             where status = 'completed' order by id desc limit 1",
-        )
-        .fetch_optional(pool)
-        .await?;
-        let (result, attempts, worker_name, job_version) = found.ok_or_else(|| failed("no execution has completed"))?;
-        Ok(Self { result, attempts, worker_name, job_version })
+        let newest =
+            "select result::text as result, attempts::text as attempts, worker_name, job_version from job_executions
+            where status = 'completed' order by id desc limit 1";
+        let row =
+            sqlx::query(newest).fetch_optional(pool).await?.ok_or_else(|| failed("no execution has completed"))?;
+        Ok(Self {
+            result: row.try_get("result")?,
+            attempts: row.try_get("attempts")?,
+            worker_name: row.try_get("worker_name")?,
+            job_version: row.try_get("job_version")?,
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use super::wait::until;
 use super::worker::{MODULE, NOOP};
 use super::workers::{Fleet, Workers};
 
-/// Executions that run before anything is measured.
+/// The most executions that run before anything is measured.
 const WARM_UP: u64 = 2000;
 
 /// How long a drain may take.
@@ -109,10 +109,10 @@ fn peak(deployment: &Deployment) -> Figure {
 }
 
 /// Lets a first agent run a few, so that lanes exist and nothing is done for the first time while it counts.
-async fn warmed(bed: &Bed, deployment: &Deployment) -> Result<String> {
+async fn warmed(bed: &Bed, deployment: &Deployment, executions: u64) -> Result<String> {
     let job = deployment.asked_job(&deployment.client, NOOP, NOOP).await?;
     let workers = Workers::attached(bed, deployment, Fleet::one(bed.settings.slots)).await?;
-    deployment.trigger(&deployment.client, &job, WARM_UP).await?;
+    deployment.trigger(&deployment.client, &job, executions.min(WARM_UP)).await?;
     deployment.is_idle(START, Duration::from_millis(50)).await?;
     workers.stop().await;
     deployment.has_agents(0, START).await?;
@@ -127,7 +127,7 @@ fn fleet(bed: &Bed, agents: usize) -> Fleet {
 async fn on_postgres(bed: &Bed, agents: usize, executions: u64) -> Result<Vec<Figure>> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
     let pool = deployment.database.pool()?.clone();
-    let job = warmed(bed, &deployment).await?;
+    let job = warmed(bed, &deployment, executions).await?;
     let ending = Ending::newest(&pool).await?;
     let lane = fill::lane_of(&pool, &format!("function:{MODULE}#{NOOP}")).await?;
     fill::clear(&pool).await?;
@@ -138,6 +138,7 @@ async fn on_postgres(bed: &Bed, agents: usize, executions: u64) -> Result<Vec<Fi
 
     let mut workers = Workers::start(bed, &deployment, fleet(bed, agents)).await?;
     let before = Used::now(bed, &deployment, &workers);
+    say(format!("throughput: draining, coordinator {}, agents {:?}", deployment.pid(), workers.pids()));
     workers.go().await?;
     drained(&mut workers, &pool, executions, &last).await?;
     let after = Used::now(bed, &deployment, &workers);
@@ -218,7 +219,7 @@ async fn raw_limit(
     fill::clear(pool).await?;
     fill::pending(pool, job, lane, executions).await?;
     fill::settled(pool).await?;
-    let cpu = bed.postgres_cpu().unwrap_or(f64::NAN);
+    let (cpu, wal_before) = (bed.postgres_cpu().unwrap_or(f64::NAN), wal(pool).await?);
     let (rows, seconds) = raw::claim_and_complete(pool, lane, ending).await?;
     let cpu = bed.postgres_cpu().unwrap_or(f64::NAN) - cpu;
     if rows != executions {
@@ -228,13 +229,14 @@ async fn raw_limit(
     Ok(vec![
         Figure::new("raw_claim_complete_per_second", raw, "/s"),
         Figure::new("raw_cpu_postgres", cpu, "s"),
+        Figure::new("raw_wal_per_execution", (wal(pool).await? - wal_before) as f64 / rows as f64, "bytes"),
         Figure::new("ratio", rate / raw, "").goal(Goal::AtLeast(0.9)),
     ])
 }
 
 async fn on_sqlite(bed: &Bed, executions: u64) -> Result<Vec<Figure>> {
     let deployment = Deployment::start(bed, Engine::Sqlite).await?;
-    let job = warmed(bed, &deployment).await?;
+    let job = warmed(bed, &deployment, executions).await?;
     deployment.trigger(&deployment.client, &job, executions).await?;
     let mut workers = Workers::start(bed, &deployment, fleet(bed, 1)).await?;
     let before = Used::now(bed, &deployment, &workers);

@@ -183,6 +183,11 @@ impl Workers {
         Ok(starts)
     }
 
+    /// The processes' numbers.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        self.processes.iter().map(Child::pid).collect()
+    }
+
     /// CPU seconds of all of them.
     pub(super) fn cpu(&self) -> Option<f64> {
         self.processes.iter().map(|process| procfs::cpu(process.pid())).sum()

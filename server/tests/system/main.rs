@@ -19,6 +19,7 @@ mod token;
 mod wait;
 mod world;
 
+mod bench;
 mod clocks;
 mod coordinators;
 mod credentials;
