@@ -28,7 +28,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// # Errors
 /// Where it cannot be measured.
-#[allow(clippy::cast_precision_loss)]
 pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     let seconds = bed.settings.api_seconds;
     say(format!("api: calls beside {RATE} executions a second, for {seconds} s"));

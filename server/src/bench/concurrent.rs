@@ -20,7 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// # Errors
 /// Where it cannot be measured.
-#[allow(clippy::cast_precision_loss)]
 pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     let wanted = bed.settings.concurrent;
     say(format!("concurrent: {wanted} executions at once"));
@@ -56,7 +55,6 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
 }
 
 /// How many have not completed in their first attempt.
-#[allow(clippy::cast_precision_loss)]
 async fn lost(deployment: &Deployment, wanted: u64) -> Result<f64> {
     let pool = deployment.database.pool()?;
     let count = "select count(*) from job_executions where status = 'completed' and attempt = 1";

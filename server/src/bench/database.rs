@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::bed::Bed;
 use super::error::{Result, failed};
+use super::past;
 use super::settings::Engine;
 use crate::auth::{DEFAULT_TENANT, generate_key};
 use crate::store::postgres::{PgOptions, PgStore};
@@ -57,6 +58,7 @@ impl Database {
         store.close().await;
         let pool =
             PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(30)).connect(&url).await?;
+        past::counted(&pool).await?;
         Ok(Self { url, keys, pool: Some(pool) })
     }
 

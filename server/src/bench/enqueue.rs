@@ -66,7 +66,6 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-#[allow(clippy::cast_precision_loss)]
 async fn rate(
     bed: &Bed,
     deployment: &Deployment,

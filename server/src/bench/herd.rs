@@ -63,7 +63,6 @@ async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
         .with("making_seconds", making.as_secs_f64()))
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn figures(jobs: u64, lags: &Samples, memory: Option<(u64, u64)>) -> Vec<Figure> {
     let p99 = Figure::new("lag_p99", lags.percentile(99.0), "ms");
     let all = Figure::new("all_started_within", lags.max() / 1e3, "s");

@@ -15,7 +15,7 @@ use super::bed::Bed;
 use super::deployment::{Deployment, START};
 use super::error::Result;
 use super::figure::times;
-use super::fill::{self, Written};
+use super::past::{self, Written};
 use super::progress::say;
 use super::report::Case;
 use super::samples::Samples;
@@ -71,7 +71,7 @@ async fn history(bed: &Bed, rows: u64) -> Result<Case> {
     deployment.trigger(&deployment.client, &jobs[0], 1).await?;
     deployment.is_idle(START, Duration::from_millis(50)).await?;
     workers.stop().await;
-    let written = fill::history(deployment.database.pool()?, &jobs, rows).await?;
+    let written = past::write(deployment.database.pool()?, &jobs, rows).await?;
     let mut figures = Vec::new();
     for kind in KINDS {
         say(format!("history: {kind}"));

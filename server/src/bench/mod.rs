@@ -18,6 +18,7 @@ mod history;
 mod latency;
 mod load;
 mod machine;
+mod past;
 mod pending;
 mod postgres;
 mod precision;

@@ -78,7 +78,6 @@ async fn started(bed: &Bed, deployment: &Deployment, slots: u32, count: u64) -> 
 }
 
 /// Starts a second, without the first tenth, in which everything begins.
-#[allow(clippy::cast_precision_loss)]
 fn rate(starts: &[Start]) -> f64 {
     let counted = &starts[starts.len() / 10..];
     match (counted.first(), counted.last()) {

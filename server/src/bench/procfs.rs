@@ -24,7 +24,6 @@ fn stat(pid: i32) -> Option<Stat> {
     read_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn seconds(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }

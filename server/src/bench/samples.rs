@@ -29,7 +29,6 @@ impl Samples {
 
     /// The smallest value that at least `percent` of all do not pass (nearest rank); not a number where there is none.
     pub(super) fn percentile(&self, percent: f64) -> f64 {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let rank = (percent / 100.0 * self.0.len() as f64).ceil() as usize;
         self.0.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
     }

@@ -41,7 +41,6 @@ struct Look {
 
 /// # Errors
 /// Where it cannot be measured.
-#[allow(clippy::cast_precision_loss)]
 pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     let seconds = bed.settings.soak_seconds;
     say(format!("soak: {RATE} executions a second for {seconds} s"));
@@ -87,7 +86,6 @@ fn grown(what: &str, [first, last]: [f64; 2], unit: &'static str, most: Option<f
     ]
 }
 
-#[allow(clippy::cast_precision_loss)]
 async fn look(deployment: &Deployment, workers: &mut Workers) -> Result<Look> {
     let starts = workers.take().await?;
     let (live_bytes, dead_rows) = live_table(deployment.database.pool()?).await?;

@@ -20,7 +20,6 @@ const STARTS: usize = 5;
 
 /// # Errors
 /// Where it does not start.
-#[allow(clippy::cast_precision_loss)]
 pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     say("start: orrery dev");
     let data = bed.fresh_path("dev");

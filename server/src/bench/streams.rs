@@ -52,7 +52,6 @@ fn open_files() -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
-#[allow(clippy::cast_precision_loss)]
 async fn streams_of(bed: &Bed, streams: usize) -> Result<Case> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
     let job = deployment.asked_job(&deployment.client, NOOP, NOOP).await?;

@@ -90,7 +90,6 @@ impl Used {
     }
 
     /// What has been used since then: a rate first, then CPU by process.
-    #[allow(clippy::cast_precision_loss)]
     fn figures(&self, since: &Self, executions: u64, least: f64) -> Vec<Figure> {
         let rate = executions as f64 / (self.at - since.at).as_secs_f64();
         vec![
@@ -102,7 +101,6 @@ impl Used {
     }
 }
 
-#[allow(clippy::cast_precision_loss)]
 fn peak(deployment: &Deployment) -> Figure {
     let peak = procfs::memory(deployment.pid()).map_or(f64::NAN, |(_, peak)| peak as f64 / 1e6);
     Figure::new("coordinator_memory_peak", peak, "MB").goal(Goal::Below(250.0))
@@ -154,7 +152,6 @@ async fn on_postgres(bed: &Bed, agents: usize, executions: u64) -> Result<Vec<Fi
 }
 
 /// WAL and disk, of each execution.
-#[allow(clippy::cast_precision_loss)]
 async fn sizes(pool: &PgPool, executions: u64, wal_before: i64, disk_before: i64) -> Result<Vec<Figure>> {
     let each = |bytes: i64| bytes as f64 / executions as f64;
     Ok(vec![
@@ -206,7 +203,6 @@ async fn all_kept(pool: &PgPool, executions: u64) -> Result<()> {
 }
 
 /// The same rows through statements written by hand, where nothing else uses the machine.
-#[allow(clippy::cast_precision_loss)]
 async fn raw_limit(
     bed: &Bed,
     pool: &PgPool,

@@ -60,7 +60,6 @@ impl Start {
 }
 
 /// Milliseconds from one instant to another, both in nanoseconds.
-#[allow(clippy::cast_precision_loss)]
 pub(super) fn lag(from: u128, to: u128) -> f64 {
     (to as i128 - from as i128) as f64 / 1e6
 }
