@@ -1,5 +1,6 @@
 //! An execution: one run of a job, whatever the number of attempts. Its rules stand here, pure; [`crate::store`] keeps them.
 
+mod armed;
 mod id;
 mod quarantine;
 mod retry;
@@ -221,9 +222,10 @@ impl Execution {
         }
     }
 
-    /// The documented status.
+    /// The documented status. What an agent holds ahead of its instant is pending until it has begun.
     pub fn status(&self) -> ExecutionStatus {
         match &self.state {
+            State::Leased(_) if self.armed_for().is_some() => ExecutionStatus::Pending,
             State::Scheduled | State::Pending => ExecutionStatus::Pending,
             State::Leased(_) | State::Running(_) => ExecutionStatus::Running,
             State::Done(outcome) => outcome.status,

@@ -16,6 +16,9 @@ enum Step {
     Grant {
         agent: u8,
     },
+    Arm {
+        agent: u8,
+    },
     Cancel,
     /// The deadline of the newest lease, or of one so many before it.
     TimeOut {
@@ -66,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Due),
         4 => agent().prop_map(|agent| Step::Grant { agent }),
+        3 => agent().prop_map(|agent| Step::Arm { agent }),
         1 => Just(Step::Cancel),
         1 => back().prop_map(|back| Step::TimeOut { back }),
         1 => (agent(), back()).prop_map(|(agent, back)| Step::Expire { agent, back }),
@@ -94,10 +98,15 @@ struct Model {
     cancelled: bool,
     retries: i32,
     once: bool,
+    /// The instant of the fire, as long as nothing of it can have begun.
+    fresh: Option<DateTime<Utc>>,
+    /// Its lease is ahead of that instant.
+    ahead: bool,
 }
 
 impl Model {
     fn end_by_failure(&mut self, may_repeat: bool) {
+        self.fresh = None;
         self.failures += 1;
         self.losses = 0;
         self.phase = if self.cancelled {
@@ -120,8 +129,17 @@ impl Model {
         };
     }
 
+    /// A lease is given back: whether nothing of it can have begun.
+    fn gives_back(&mut self, begun: bool, now: DateTime<Utc>) -> bool {
+        let untouched = !begun && self.ahead && self.fresh.is_some_and(|at| now < at);
+        if untouched {
+            self.phase = if self.cancelled { Phase::Over(ExecutionStatus::Cancelled) } else { Phase::Waiting };
+        }
+        untouched
+    }
+
     /// Whether the event counts, and what becomes of it.
-    fn take(&mut self, event: &Event) -> bool {
+    fn take(&mut self, event: &Event, now: DateTime<Utc>) -> bool {
         let begun = match (self.phase, spoken(event)) {
             (Phase::Over(_), _) => return false,
             // Whoever speaks of a lease must hold it, and it must be the newest.
@@ -137,15 +155,20 @@ impl Model {
         match (event, self.phase) {
             (Event::Due, Phase::Waiting) => self.phase = Phase::Ready,
             (Event::Granted { session_id, .. }, Phase::Ready) => {
-                self.epoch += 1;
+                (self.epoch, self.ahead) = (self.epoch + 1, false);
                 self.phase = Phase::Held { agent: *session_id, begun: false };
             }
-            (Event::Due | Event::Granted { .. }, _) => return false,
+            (Event::Armed { session_id, .. }, Phase::Waiting) if self.fresh.is_some_and(|at| now < at) => {
+                (self.epoch, self.ahead) = (self.epoch + 1, true);
+                self.phase = Phase::Held { agent: *session_id, begun: false };
+            }
+            (Event::Due | Event::Granted { .. } | Event::Armed { .. }, _) => return false,
             (Event::CancelRequested { .. }, Phase::Held { .. }) => self.cancelled = true,
             (Event::CancelRequested { .. }, _) => self.phase = Phase::Over(ExecutionStatus::Cancelled),
             (Event::Started { session_id, .. }, _) if !begun => {
                 self.phase = Phase::Held { agent: *session_id, begun: true };
             }
+            (Event::Released { .. } | Event::LeaseExpired { .. }, _) if self.gives_back(begun, now) => {}
             (Event::Released { .. }, _) if !begun && self.cancelled => {
                 self.phase = Phase::Over(ExecutionStatus::Cancelled);
             }
@@ -220,6 +243,12 @@ fn event_of(step: &Step, newest: i64, under_way: &mut Vec<Event>) -> Option<Even
             timeout: Duration::seconds(60),
             job_version: 4,
         },
+        Step::Arm { agent: number } => Event::Armed {
+            session_id: agent(*number),
+            worker_name: "a".into(),
+            timeout: Duration::seconds(60),
+            job_version: 4,
+        },
         Step::Cancel => Event::CancelRequested { reason: "enough".into() },
         Step::TimeOut { back } => Event::TimedOut { epoch: newest - back },
         Step::Expire { agent: number, back } => {
@@ -240,7 +269,7 @@ fn event_of(step: &Step, newest: i64, under_way: &mut Vec<Event>) -> Option<Even
 /// What must hold between an execution and what an accepted event has made of it, whatever the model says.
 fn check_step(before: &Execution, event: &Event, after: &Execution) -> Result<(), TestCaseError> {
     prop_assert!(!before.is_done(), "a terminal state has changed");
-    let is_grant = matches!(event, Event::Granted { .. });
+    let is_grant = matches!(event, Event::Granted { .. } | Event::Armed { .. });
     prop_assert_eq!(after.epoch, before.epoch + i64::from(is_grant));
     if let Some((_, epoch)) = spoken(event) {
         prop_assert_eq!(epoch, before.epoch, "an old epoch was heard");
@@ -250,6 +279,8 @@ fn check_step(before: &Execution, event: &Event, after: &Execution) -> Result<()
     prop_assert!(after.attempts.windows(2).all(|two| two[0].epoch < two[1].epoch && two[0].number < two[1].number));
     prop_assert!(after.attempts.last().is_none_or(|last| last.epoch <= after.epoch && last.number <= after.attempt));
     prop_assert_eq!(after.attempt, after.attempts.len() as i32 + i32::from(after.lease().is_some()));
+    let begun = after.lease().and_then(|lease| lease.started_at);
+    prop_assert!(before.armed_for().is_none_or(|at| begun.is_none_or(|begun| begun >= at)), "it began early");
     Ok(())
 }
 
@@ -279,17 +310,20 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..60),
         retries in 0_i32..3,
         once in prop::bool::weighted(0.3),
+        ahead in 0_usize..40,
     ) {
         let retry = RetryPolicy { max_retries: retries, delay_ms: 1000, ..RetryPolicy::default() };
         let delivery = if once { Delivery::AtMostOnce } else { Delivery::AtLeastOnce };
         let policy = Policy { retry, delivery, random: 0.5 };
+        let (phase, fresh) = (Phase::Waiting, Some(instant(ahead)));
         let mut model =
-            Model { phase: Phase::Waiting, epoch: 0, failures: 0, losses: 0, cancelled: false, retries, once };
-        let (mut execution, mut under_way, mut begun) = (scheduled(), Vec::new(), Vec::new());
+            Model { phase, epoch: 0, failures: 0, losses: 0, cancelled: false, retries, once, fresh, ahead: false };
+        let mut execution = Execution { run_at: instant(ahead), ..scheduled() };
+        let (mut under_way, mut begun) = (Vec::new(), Vec::new());
         for (second, step) in steps.iter().enumerate() {
             let Some(event) = event_of(step, execution.epoch, &mut under_way) else { continue };
             let answer = apply(&execution, &event, &policy, instant(second));
-            prop_assert_eq!(answer.is_ok(), model.take(&event), "{:?} answered {:?}", event, answer);
+            prop_assert_eq!(answer.is_ok(), model.take(&event, instant(second)), "{:?} answered {:?}", event, answer);
             if let Ok(after) = answer {
                 check_step(&execution, &event, &after)?;
                 if matches!(event, Event::Started { .. }) {

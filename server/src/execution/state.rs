@@ -10,6 +10,9 @@
 //!     └── Finished or TimedOut, where retried ─────────────────┘  │
 //!  CancelRequested (nothing runs), Finished, TimedOut  ──────▶ Done
 //!  StartDeadlinePassed (pending, never begun)  ──────────────▶ Done
+//!
+//! Before the instant of a fire:  Scheduled ── Armed ──▶ Leased
+//!                                Scheduled ◀── Released, LeaseExpired, Interrupted ── Leased
 //! ```
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -17,7 +20,7 @@ use orrery_proto::v1::{Delivery, ErrorType, ExecutionStatus};
 use uuid::Uuid;
 
 use super::{
-    Attempt, AttemptOutcome, Execution, Lease, MAX_LOSSES, ON_TIME, Outcome, Report, State, delay, is_retried,
+    Attempt, AttemptOutcome, Execution, Lease, MAX_LOSSES, ON_TIME, Outcome, Report, State, armed, delay, is_retried,
 };
 use crate::job::RetryPolicy;
 
@@ -28,6 +31,8 @@ pub enum Event {
     Due,
     /// An agent is given it, for `timeout` from now.
     Granted { session_id: Uuid, worker_name: String, timeout: chrono::Duration, job_version: i64 },
+    /// An agent is given a fire ahead of its instant, for `timeout` from then.
+    Armed { session_id: Uuid, worker_name: String, timeout: chrono::Duration, job_version: i64 },
     /// The agent has begun.
     Started { session_id: Uuid, epoch: i64 },
     /// The agent has got so far, in percent.
@@ -113,15 +118,22 @@ pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTim
             };
             granted(&mut next, event, lease, *job_version)?;
         }
+        Event::Armed { session_id, worker_name, timeout, job_version } => {
+            let lease = Lease {
+                session_id: *session_id,
+                worker_name: worker_name.clone(),
+                granted_at: now,
+                started_at: None,
+                deadline: next.run_at + *timeout,
+            };
+            armed::arm(&mut next, event, lease, *job_version)?;
+        }
         Event::Started { session_id, epoch } => {
-            let mut lease = held(execution, *session_id, *epoch)?;
+            let lease = held(execution, *session_id, *epoch)?;
             if matches!(execution.state, State::Running(_)) {
                 return Err(illegal(execution, event));
             }
-            // The attempt's time counts from its start; until then the grant's holds.
-            lease.deadline = now + (lease.deadline - lease.granted_at);
-            lease.started_at = Some(now);
-            next.state = State::Running(lease);
+            next.state = State::Running(started(execution, lease, now));
         }
         Event::Progressed { session_id, epoch, percent } => {
             held(execution, *session_id, *epoch)?;
@@ -134,15 +146,24 @@ pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTim
         Event::Released { session_id, epoch } => {
             held(execution, *session_id, *epoch)?;
             let State::Leased(lease) = &execution.state else { return Err(illegal(execution, event)) };
-            released(&mut next, lease, now);
+            match execution.is_armed(now) {
+                true => armed::disarm(&mut next, lease, now),
+                false => released(&mut next, lease, now),
+            }
         }
         Event::Interrupted { session_id, epoch } => {
             let lease = held(execution, *session_id, *epoch)?;
-            interrupted(&mut next, &lease, policy, now);
+            match execution.is_armed(now) {
+                true => armed::disarm(&mut next, &lease, now),
+                false => interrupted(&mut next, &lease, policy, now),
+            }
         }
         Event::LeaseExpired { session_id, epoch } => {
             let lease = held(execution, *session_id, *epoch)?;
-            lost(&mut next, &lease, policy, now);
+            match execution.is_armed(now) {
+                true => armed::disarm(&mut next, &lease, now),
+                false => lost(&mut next, &lease, policy, now),
+            }
         }
         Event::CancelRequested { reason } => cancel(&mut next, reason, now),
         Event::TimedOut { epoch } => {
@@ -150,7 +171,7 @@ pub fn apply(execution: &Execution, event: &Event, policy: &Policy, now: DateTim
             if *epoch != execution.epoch {
                 return Err(Rejected::StaleLease { epoch: *epoch, newest: execution.epoch });
             }
-            let mut report = overdue(&lease, now);
+            let mut report = overdue(&lease, execution.counts_from(&lease), now);
             if policy.delivery == Delivery::AtMostOnce {
                 // Nobody knows whether the agent has stopped.
                 report.retryable = Some(false);
@@ -196,8 +217,18 @@ fn granted(next: &mut Execution, event: &Event, lease: Lease, job_version: i64) 
     if next.job_version == 0 {
         next.job_version = job_version;
     }
+    // A clock that was set back is not to make it look like one that is granted ahead.
+    next.run_at = next.run_at.min(lease.granted_at);
     next.state = State::Leased(lease);
     Ok(())
+}
+
+/// The attempt's time counts from its start; until then the grant's holds. A word of a start is never from before the instant, whatever a
+/// clock that was set back may say.
+fn started(execution: &Execution, lease: Lease, now: DateTime<Utc>) -> Lease {
+    let begun = now.max(execution.armed_for().unwrap_or(now));
+    let deadline = begun + (lease.deadline - execution.counts_from(&lease));
+    Lease { deadline, started_at: Some(begun), ..lease }
 }
 
 fn finished(next: &mut Execution, lease: &Lease, report: &Report, policy: &Policy, now: DateTime<Utc>) {
@@ -332,8 +363,8 @@ fn never_run(status: ExecutionStatus, message: String, now: DateTime<Utc>) -> Ou
     }
 }
 
-fn overdue(lease: &Lease, now: DateTime<Utc>) -> Report {
-    let started = lease.started_at.unwrap_or(lease.granted_at);
+fn overdue(lease: &Lease, given: DateTime<Utc>, now: DateTime<Utc>) -> Report {
+    let started = lease.started_at.unwrap_or(given);
     let allowed = (lease.deadline - started).num_milliseconds();
     Report {
         status: ExecutionStatus::Failed,
@@ -348,7 +379,7 @@ fn overdue(lease: &Lease, now: DateTime<Utc>) -> Report {
     }
 }
 
-fn without_result(
+pub(super) fn without_result(
     next: &Execution,
     status: ExecutionStatus,
     why: Option<String>,
@@ -392,7 +423,7 @@ fn end_attempt(
     });
 }
 
-fn illegal(execution: &Execution, event: &Event) -> Rejected {
+pub(super) fn illegal(execution: &Execution, event: &Event) -> Rejected {
     Rejected::Illegal { from: execution.state.name(), event: event.name() }
 }
 
@@ -425,6 +456,7 @@ impl Event {
         match self {
             Self::Due => "due",
             Self::Granted { .. } => "granted",
+            Self::Armed { .. } => "armed",
             Self::Started { .. } => "started",
             Self::Progressed { .. } => "progressed",
             Self::Finished { .. } => "finished",

@@ -67,12 +67,22 @@ fn granted() -> Event {
     Event::Granted { session_id: SESSION, worker_name: "a".into(), timeout: Duration::seconds(60), job_version: 4 }
 }
 
+fn armed() -> Event {
+    Event::Armed { session_id: SESSION, worker_name: "a".into(), timeout: Duration::seconds(60), job_version: 4 }
+}
+
+/// A planned fire, a second before its instant.
+fn planned() -> Execution {
+    Execution { run_at: now() + Duration::seconds(1), ..scheduled() }
+}
+
 /// All events, agents' words under the given epoch.
 fn events(epoch: i64) -> Vec<(&'static str, Event)> {
     let session_id = SESSION;
     vec![
         ("due", Event::Due),
         ("granted", granted()),
+        ("armed", armed()),
         ("started", Event::Started { session_id, epoch }),
         ("progressed", Event::Progressed { session_id, epoch, percent: 140 }),
         ("completed", Event::Finished { session_id, epoch, report: report(ExecutionStatus::Completed) }),
@@ -99,9 +109,12 @@ fn states() -> Vec<(&'static str, Execution)> {
     let stopping = step(&running, &Event::CancelRequested { reason: "enough".into() });
     let done =
         step(&running, &Event::Finished { session_id: SESSION, epoch: 1, report: report(ExecutionStatus::Completed) });
+    let armed = step(&planned(), &armed());
     vec![
         ("scheduled", scheduled),
+        ("planned", planned()),
         ("pending", pending),
+        ("armed", armed),
         ("leased", leased),
         ("running", running),
         ("stopping", stopping),
@@ -249,7 +262,7 @@ fn at_most_once_is_not_repeated_after_a_silent_time_out() {
 
 #[test]
 fn a_cancelled_execution_is_not_retried_and_counts_as_cancelled() {
-    let (_, stopping) = states().remove(4);
+    let (_, stopping) = states().remove(6);
     let event = Event::Finished { session_id: SESSION, epoch: 1, report: report(ExecutionStatus::Failed) };
     assert_eq!(step(&stopping, &event).status(), ExecutionStatus::Cancelled);
     let event = Event::Finished { session_id: SESSION, epoch: 1, report: report(ExecutionStatus::Completed) };
@@ -267,7 +280,7 @@ fn the_deadline_counts_from_the_start() {
 proptest! {
     /// Whatever comes, in whatever order: one end, for ever; epochs rise; nothing old is accepted.
     #[test]
-    fn random_events(choices in proptest::collection::vec((0_usize..12, -1_i64..=0), 1..60), retries in 0_i32..4) {
+    fn random_events(choices in proptest::collection::vec((0_usize..13, -1_i64..=0), 1..60), retries in 0_i32..4) {
         let mut e = scheduled();
         for (choice, lag) in choices {
             let (_, event) = events(e.epoch + lag).remove(choice);
@@ -296,4 +309,62 @@ fn what_comes_due_late_queues_from_then_on() {
     let then = now() + Duration::hours(6);
     let late = apply(&scheduled(), &Event::Due, &policy(0), then).unwrap();
     assert_eq!((late.run_at, late.scheduled_at), (then, now()));
+}
+
+/// What is given back before the instant, by whatever way, was never begun: no attempt, no loss, no epoch twice.
+#[test]
+fn what_is_given_back_before_its_instant_was_never_begun() {
+    let at = planned().run_at;
+    let epoch = 1;
+    let ways = [
+        Event::Released { session_id: SESSION, epoch },
+        Event::LeaseExpired { session_id: SESSION, epoch },
+        Event::Interrupted { session_id: SESSION, epoch },
+    ];
+    let once = Policy { delivery: Delivery::AtMostOnce, ..policy(0) };
+    for way in ways {
+        let armed = step(&planned(), &armed());
+        assert_eq!((armed.armed_for(), armed.status()), (Some(at), ExecutionStatus::Pending));
+        let back = apply(&armed, &way, &once, at - Duration::microseconds(1)).unwrap();
+        assert_eq!((&back.state, back.attempt, back.losses, back.attempts.len()), (&State::Scheduled, 0, 0, 0));
+        assert_eq!((back.epoch, back.job_version, back.was_armed()), (1, 0, true), "{way:?}");
+        let asked = apply(&armed, &Event::CancelRequested { reason: "enough".into() }, &once, now()).unwrap();
+        assert!(!asked.is_done(), "its agent must say so");
+        let ended = apply(&asked, &way, &once, now()).unwrap();
+        assert_eq!((ended.status(), ended.attempts.len()), (ExecutionStatus::Cancelled, 0), "{way:?}");
+        // From the instant on it may have begun.
+        let taken = apply(&armed, &way, &once, at).unwrap();
+        let begun = !matches!(way, Event::Released { .. });
+        assert_eq!((taken.is_done(), taken.losses > 0), (begun, matches!(way, Event::LeaseExpired { .. })), "{way:?}");
+    }
+}
+
+#[test]
+fn only_a_fire_is_armed_and_only_ahead_of_its_instant() {
+    let refused = |e: &Execution, now| apply(e, &armed(), &policy(0), now).is_err();
+    let at = planned().run_at;
+    assert!(!refused(&planned(), at - Duration::microseconds(1)) && refused(&planned(), at));
+    let asked = Execution { trigger: TriggerType::Manual, ..planned() };
+    let again = Execution { attempt: 1, ..planned() };
+    assert!(refused(&asked, now()) && refused(&again, now()));
+}
+
+#[test]
+fn an_armed_attempt_counts_from_its_instant() {
+    let e = step(&planned(), &armed());
+    let at = e.run_at;
+    assert_eq!(e.lease().unwrap().deadline, at + Duration::seconds(60));
+    let started = |now| apply(&e, &Event::Started { session_id: SESSION, epoch: 1 }, &policy(0), now).unwrap();
+    let lease = |e: &Execution| (e.lease().unwrap().started_at.unwrap(), e.lease().unwrap().deadline);
+    let late = at + Duration::milliseconds(3);
+    assert_eq!(lease(&started(late)), (late, late + Duration::seconds(60)));
+    assert_eq!(lease(&started(now())), (at, at + Duration::seconds(60)), "a clock that was set back");
+    assert!(!started(late).is_armed(now()));
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_grant_an_armed_one() {
+    let pending = step(&planned(), &Event::Due);
+    let leased = step(&pending, &granted());
+    assert_eq!((leased.armed_for(), leased.run_at), (None, now()));
 }

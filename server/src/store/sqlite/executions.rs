@@ -56,6 +56,7 @@ impl SqliteStore {
             | Event::TimedOut { .. } => true,
             Event::Due
             | Event::Granted { .. }
+            | Event::Armed { .. }
             | Event::Started { .. }
             | Event::Progressed { .. }
             | Event::Released { .. }
