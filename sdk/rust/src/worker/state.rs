@@ -6,6 +6,7 @@
 //! worker sent it. The worker trusts the session only until `sent + ttl - margin`, on its monotonic clock, and stops everything then:
 //! before anybody else can be granted the same execution, as long as clocks run equally fast to within the margin.
 
+mod armed;
 mod credits;
 mod drain;
 mod early;
@@ -23,6 +24,7 @@ use orrery_proto::v1::{
 };
 use tokio::time::Instant;
 
+use self::armed::Armed;
 pub(super) use self::drain::Mode;
 use self::early::EarlyCancels;
 use self::results::Results;
@@ -102,6 +104,8 @@ pub(super) struct State {
     /// Leases that wait for the end of an older grant of the same execution.
     waiting: Vec<Lease>,
     results: Results,
+    /// Leases that wait for their instant.
+    armed: Armed,
     /// What the shutdown could not stop. These leases must live until the process is gone.
     unfinished: BTreeSet<LeaseKey>,
     early: EarlyCancels,
@@ -124,6 +128,7 @@ impl State {
             young: VecDeque::new(),
             waiting: Vec::new(),
             results: left.results.into_iter().collect(),
+            armed: Armed::default(),
             unfinished: BTreeSet::new(),
             early: EarlyCancels::default(),
             mode: Mode::Serving,
@@ -297,6 +302,7 @@ impl State {
                 self.actions.push(Action::Reconnect(Reconnect::Expired));
             }
         }
+        self.tick_armed(now);
         self.tick_stream(now);
         self.tick_drain(now);
         self.tick_young(now);
@@ -334,6 +340,9 @@ impl State {
         }
         if let Some(session) = &self.session {
             sooner(session.trusted_until);
+            if let Some(at) = self.armed.next().filter(|_| self.mode == Mode::Serving) {
+                sooner(at);
+            }
             if let Some(attachment) = &self.attachment {
                 sooner(attachment.next_heartbeat);
                 if let Some((_, sent)) = attachment.unacknowledged.front() {
@@ -399,6 +408,7 @@ impl State {
             self.revoke_task(&key);
         }
         self.waiting.clear();
+        self.armed.clear();
         self.unfinished.clear();
         self.results.disown();
         self.actions.push(Action::DropLogs);
@@ -416,6 +426,7 @@ impl State {
     fn revoke_all(&mut self, leases: &[HeldLease]) {
         for key in leases.iter().map(LeaseKey::from) {
             self.waiting.retain(|lease| LeaseKey::from(lease) != key);
+            self.armed.remove(&key);
             self.unfinished.remove(&key);
             if !self.revoke_task(&key) && self.results.remove(&key) {
                 self.actions.push(Action::Forget(key));

@@ -15,14 +15,20 @@ impl State {
         self.top_up();
     }
 
-    /// Every lease under the session of now that has come and is not given up: what runs or is being stopped, what waits to run, what
-    /// has ended untold, and what the shutdown could not stop. Never what was revoked.
+    /// Every lease under the session of now that has come and is not given up: what runs or is being stopped, what waits to run, at once or
+    /// at its instant, what has ended untold, and what the shutdown could not stop. Never what was revoked.
     pub(super) fn held(&self) -> Vec<HeldLease> {
         let running = self.tasks.iter().filter(|(_, task)| !task.revoked).map(|(key, _)| key.held());
         let waiting = self.waiting.iter().map(|lease| LeaseKey::from(lease).held());
         let ended = self.results.held();
         let unfinished = self.unfinished.iter().map(LeaseKey::held);
-        running.chain(waiting).chain(ended).chain(unfinished).collect()
+        let armed = self.armed.keys().map(LeaseKey::held);
+        running.chain(waiting).chain(armed).chain(ended).chain(unfinished).collect()
+    }
+
+    /// Slots that are taken. What waits for its instant has its own from its arrival on, so that it is there when it is to begin.
+    pub(super) fn used(&self) -> usize {
+        self.tasks.len() + self.waiting.len() + self.armed.len()
     }
 
     /// Grants as many credits as there are free slots beyond those already granted on this stream. A slot is free once its executor has
@@ -33,7 +39,7 @@ impl State {
         if self.mode != Mode::Serving || piled || self.session.as_ref().is_none_or(|session| session.inherited) {
             return;
         }
-        let used = u32::try_from(self.tasks.len() + self.waiting.len()).unwrap_or(u32::MAX);
+        let used = u32::try_from(self.used()).unwrap_or(u32::MAX);
         let free = self.terms.slots.saturating_sub(used);
         let Some(attachment) = &mut self.attachment else { return };
         if attachment.leave_at.is_none() && free > attachment.credits {

@@ -71,7 +71,8 @@ impl State {
             return;
         }
         self.send(Kind::Drain(Drain {}));
-        let leases: Vec<_> = self.waiting.drain(..).map(|lease| LeaseKey::from(&lease).held()).collect();
+        let mut leases: Vec<_> = self.waiting.drain(..).map(|lease| LeaseKey::from(&lease).held()).collect();
+        leases.extend(self.disarm_all());
         if !leases.is_empty() {
             self.send(Kind::Release(Release { leases }));
         }

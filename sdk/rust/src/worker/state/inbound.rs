@@ -17,6 +17,9 @@ use crate::worker::lease::{LeaseKey, leases_of};
 /// Agents of a coordinator that goes away move within this time, not all at once.
 const SPREAD: Duration = Duration::from_secs(1);
 
+/// The reason of a `Cancel` that ends nothing: what has not begun is wanted back.
+const RECALLED: &str = "recalled";
+
 impl State {
     /// Takes one message; `roll` is random, 0 to 1.
     pub(in crate::worker) fn message(&mut self, kind: coordinator_message::Kind, now: Instant, roll: f64) {
@@ -96,11 +99,16 @@ impl State {
             self.not_begun(&lease, cause, now);
             return None;
         }
+        if others.is_empty() && self.used() >= self.terms.slots as usize {
+            warn!(lease = %key, "granted beyond the free slots; given back");
+            return Some(key);
+        }
+        if let Some(delay) = Self::delay(&lease) {
+            self.end_older(&key, &others);
+            self.arm(lease, delay, now);
+            return None;
+        }
         if others.is_empty() {
-            if self.tasks.len() + self.waiting.len() >= self.terms.slots as usize {
-                warn!(lease = %key, "granted beyond the free slots; given back");
-                return Some(key);
-            }
             self.start(lease, now);
             return None;
         }
@@ -118,7 +126,7 @@ impl State {
         let running = self.tasks.range(LeaseKey::all_of(&key.execution_id)).map(|(other, _)| other.clone());
         let ended = self.results.of(&key.execution_id).cloned();
         let waiting = self.waiting.iter().map(LeaseKey::from).filter(|other| other.execution_id == key.execution_id);
-        running.chain(ended).chain(waiting).collect()
+        running.chain(ended).chain(waiting).chain(self.armed.of(key).cloned()).collect()
     }
 
     /// Ends the older grants of an execution, since there is a newer one. Whether any of them still runs.
@@ -126,6 +134,7 @@ impl State {
         self.waiting.retain(|other| LeaseKey::from(other).execution_id != newest.execution_id);
         let mut running = false;
         for key in older {
+            self.armed.remove(key);
             running |= self.revoke_task(key);
             if self.results.remove(key) {
                 self.actions.push(Action::Forget(key.clone()));
@@ -136,6 +145,9 @@ impl State {
 
     fn cancel(&mut self, cancel: &Cancel, now: Instant) {
         let key = LeaseKey::new(&cancel.execution_id, cancel.epoch);
+        if cancel.reason == RECALLED {
+            return self.recall(&key);
+        }
         let cause = if cancel.reason == "timeout" { Cause::TimedOut } else { Cause::Cancelled };
         if let Some(task) = self.tasks.get(&key) {
             if !task.revoked {
@@ -143,6 +155,8 @@ impl State {
             }
         } else if let Some(at) = self.waiting.iter().position(|lease| LeaseKey::from(lease) == key) {
             let lease = self.waiting.swap_remove(at);
+            self.not_begun(&lease, cause, now);
+        } else if let Some(lease) = self.armed.remove(&key) {
             self.not_begun(&lease, cause, now);
         } else if !self.results.contains(&key) && !self.unfinished.contains(&key) {
             self.early.note(key, cause, now);

@@ -3,6 +3,7 @@ use orrery_proto::v1::{Cancel, DrainRequest, ExecutionStatus, HeartbeatAck, Leas
 
 use super::*;
 
+mod armed;
 mod begun;
 mod held;
 mod left;
