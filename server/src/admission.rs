@@ -92,6 +92,18 @@ impl Admission {
         }
     }
 
+    /// The limit of a gate that is known.
+    pub fn limit(&self, gate: &Gate) -> Option<i64> {
+        self.rooms.get(gate).map(|room| room.limit)
+    }
+
+    /// Lowers the limit of a gate that is known; it is never raised.
+    pub fn lower(&mut self, gate: &Gate, limit: i64) {
+        if let Some(room) = self.rooms.get_mut(gate) {
+            room.limit = room.limit.min(limit);
+        }
+    }
+
     /// All gates among these that have no place.
     pub fn full(&self, gates: &[Gate]) -> Vec<Full> {
         let full = |gate: &Gate| {

@@ -25,10 +25,15 @@ struct Sample {
 }
 
 impl Sample {
+    /// By how much it may be wrong at a later moment.
+    fn error_at(&self, now: Instant) -> Duration {
+        self.error + now.saturating_duration_since(self.local) / DRIFT
+    }
+
     /// Whether this later sample is the better one, or shows that one of the two clocks has been set.
     fn replaces(&self, old: &Self) -> bool {
         let age = self.local.saturating_duration_since(old.local);
-        let old_error = old.error + age / DRIFT;
+        let old_error = old.error_at(self.local);
         let told = self.database - old.database;
         let off = (told - chrono::Duration::from_std(age).unwrap_or_default()).abs().to_std().unwrap_or_default();
         self.error <= old_error || off > self.error + old_error
@@ -57,6 +62,20 @@ impl DatabaseClock {
                 sample.local.checked_sub((sample.database - at).to_std().unwrap_or_default()).unwrap_or(sample.local)
             }
         }
+    }
+
+    /// How far off [`DatabaseClock::local`] may be; `None` where nothing has been read yet.
+    pub fn error(&self) -> Option<Duration> {
+        let held = *self.sample.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        held.map(|sample| sample.error_at(Instant::now()))
+    }
+
+    /// How long from now until an instant of the database has come for certain, whatever the error of what is known here, on a clock that runs
+    /// by itself for so long. `None` where nothing has been read yet.
+    pub fn certainly_in(&self, at: DateTime<Utc>) -> Option<Duration> {
+        let error = self.error()?;
+        let wait = self.local(at).saturating_duration_since(Instant::now());
+        Some(if wait.is_zero() { wait } else { wait + error + wait / DRIFT })
     }
 
     /// The database's time now, as far as it is known.

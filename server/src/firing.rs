@@ -1,5 +1,7 @@
 //! Which fires to make, and what becomes of a fire that has come due. Pure: the store hands in what it has locked.
 
+mod armed;
+
 use std::collections::HashMap;
 
 use chrono::{DateTime, SubsecRound, Utc};
@@ -11,6 +13,8 @@ use crate::execution::ON_TIME;
 use crate::job::Job;
 use crate::schedule::{self, PlanInput, Schedule};
 use crate::store::{DueFire, DueVerdict, JobPlan, NewOmission, PlanCandidate};
+
+pub use armed::arm;
 
 /// Fires of one job that one round makes. A job that has more to make gets its turn again at once.
 const FIRES_A_ROUND: usize = 100;
@@ -94,7 +98,7 @@ pub fn judge(fires: &[DueFire], now: DateTime<Utc>) -> Vec<DueVerdict> {
         let load = loads.entry(fire.job.id).or_insert(Load { active: fire.active, waiting: fire.waiting });
         let is_last = last.get(&fire.job.id) == Some(&index);
         let verdict = verdict(fire, *load, is_last, now);
-        if !matches!(verdict, DueVerdict::Omit(_)) {
+        if !matches!(verdict, DueVerdict::Omit(_) | DueVerdict::Unplan) {
             load.active += 1;
             load.waiting += 1;
         }
@@ -112,6 +116,10 @@ struct Load {
 fn verdict(fire: &DueFire, load: Load, is_last: bool, now: DateTime<Utc>) -> DueVerdict {
     let spec = &fire.job.spec;
     let late = now - fire.execution.scheduled_at;
+    if fire.execution.was_armed() {
+        // It has been admitted, when it was granted ahead.
+        return if armed::is_wanted(&fire.job, fire.execution.scheduled_at) { DueVerdict::Admit } else { DueVerdict::Unplan };
+    }
     if fire.job.deleted_at.is_some() || fire.job.status == JobStatus::Inactive {
         return omit(fire, "stopped", "the job had been stopped");
     }

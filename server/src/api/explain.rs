@@ -79,6 +79,13 @@ pub(super) fn execution(facts: &ExecutionFacts<'_>) -> Explanation {
                 ..reason("RUNNING", format!("agent {} runs it", lease.worker_name))
             });
         }
+        State::Leased(lease) if execution.armed_for().is_some() => {
+            let (name, at) = (&lease.worker_name, execution.run_at);
+            reasons.push(Reason {
+                until: convert::time(Some(at)),
+                ..reason("ARMED", format!("agent {name} has been given it ahead of its time, and begins it at {at}"))
+            });
+        }
         State::Leased(lease) => {
             reasons
                 .push(reason("STARTING", format!("agent {} has been given it and has not begun", lease.worker_name)));

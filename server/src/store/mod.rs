@@ -100,6 +100,11 @@ pub trait Fires: Send + Sync {
     /// most. What cannot be read is put off for a minute.
     async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases>;
 
+    /// Grants planned fires ahead of their instant, to sessions that `assign` gives them to: those that `decide` lets, within the limits of
+    /// queue, tenant and key, counted as in [`Leases::claim`]. They are counted as executions of their jobs now, unless they were before and
+    /// came back. What is not granted stays planned.
+    async fn arm(&self, arm: &Arm<'_>, decide: &DecideArm<'_>, assign: &Assign<'_>) -> Result<Armed>;
+
     /// Makes executions that somebody asked for, all or none: Pending, or Scheduled where their `run_at` lies ahead.
     ///
     /// # Errors
@@ -129,8 +134,9 @@ pub trait Leases: Send + Sync {
     /// than `slack` ago (event TimedOut).
     async fn reap(&self, slack: Duration, limit: usize) -> Result<Reaped>;
 
-    /// Of these sessions, the leases whose executions somebody wants to end.
-    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>>;
+    /// Of these sessions, the leases whose executions somebody wants to end, and those that were granted ahead of their instant by a
+    /// definition that is not their job's any more.
+    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Wanted>>;
 }
 
 /// Limits on what runs at once.
@@ -316,6 +322,9 @@ pub type DecidePlan<'a> = dyn Fn(&PlanCandidate) -> JobPlan + Send + Sync + 'a;
 
 /// Decides over fires that have come due, in their order. As many verdicts as fires.
 pub type DecideDue<'a> = dyn Fn(&[DueFire], DateTime<Utc>) -> Vec<DueVerdict> + Send + Sync + 'a;
+
+/// Decides which planned fires may be granted ahead of their instant. As many answers as fires, in their order.
+pub type DecideArm<'a> = dyn Fn(&[DueFire]) -> Vec<bool> + Send + Sync + 'a;
 
 /// Decides whether a job takes a trigger, given the active executions it has with those of the same call.
 pub type DecideTrigger<'a> =

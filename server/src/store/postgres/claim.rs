@@ -168,7 +168,7 @@ impl PgStore {
 }
 
 /// Which of these leases are held: a try before this one had been committed. Its locks are waited for, so that it is over one way or the other.
-async fn standing(tx: &mut PgConnection, grants: &[Grant]) -> Result<Vec<Grant>> {
+pub(super) async fn standing(tx: &mut PgConnection, grants: &[Grant]) -> Result<Vec<Grant>> {
     let locked = lock(tx, &grants.iter().map(|grant| grant.execution.id).collect::<Vec<_>>()).await?;
     let held: HashMap<Uuid, Execution> = locked.into_iter().map(|l| (l.execution.id, l.execution)).collect();
     let stands = |grant: &&Grant| {
@@ -182,7 +182,7 @@ async fn standing(tx: &mut PgConnection, grants: &[Grant]) -> Result<Vec<Grant>>
 
 /// The clock, and which of these sessions live on these attachments. They cannot end or move before this transaction does, so no lease is
 /// granted to a session that is gone or to a stream that is lost; heartbeats go on.
-async fn hold_sessions(
+pub(super) async fn hold_sessions(
     tx: &mut PgConnection,
     sessions: &HashSet<(Uuid, i64)>,
 ) -> Result<(DateTime<Utc>, HashSet<(Uuid, i64)>)> {

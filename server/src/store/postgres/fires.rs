@@ -5,9 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::commit::{Tries, in_time};
+use super::leases::LEASES_ASKED;
 use super::{PgStore, lanes, retried};
 use crate::execution::Execution;
-use crate::store::{DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, Releases, Result, Trigger};
+use crate::store::{
+    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, Releases, Result, Trigger,
+};
 
 #[async_trait]
 impl Fires for PgStore {
@@ -23,6 +26,13 @@ impl Fires for PgStore {
         let done = retried!(self, tries, self.try_release(limit, decide));
         self.tell_of_lost(&tries);
         done
+    }
+
+    async fn arm(&self, arm: &Arm<'_>, decide: &DecideArm<'_>, assign: &Assign<'_>) -> Result<Armed> {
+        let mut said = None;
+        // As with claims: what is granted and not handed over would be nobody's.
+        let mut tries = Tries::new(&self.inner.evict).patient(LEASES_ASKED);
+        retried!(self, tries, self.try_arm(arm, decide, assign, &mut said))
     }
 
     async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {

@@ -9,7 +9,7 @@ use super::apply::Locked;
 use super::commit::{Tries, commit};
 use super::create::{is_name_taken, update};
 use super::lanes::Wanted;
-use super::rows::{job_columns, live_columns};
+use super::rows::{armed, job_columns, live_columns};
 use super::{PgStore, retried, rows, write};
 use crate::execution::{Event, Execution};
 use crate::job::Job;
@@ -122,7 +122,7 @@ impl PgStore {
         update(&mut tx, &job).await?;
         self.move_waiting(&mut tx, &job).await?;
         if wanted.unplan {
-            unplan(&mut tx, id, now).await?;
+            job.execution_count -= unplan(&mut tx, id, now).await?;
         }
         let mut cancelled = Vec::new();
         if let Some(reason) = wanted.cancel {
@@ -143,14 +143,16 @@ impl PgStore {
 }
 
 impl PgStore {
-    /// What has not begun will run the new version, so it has to wait where that can run.
+    /// What has not begun will run the new version, so it has to wait where that can run; what is granted ahead as well, for it is called
+    /// back.
     async fn move_waiting(&self, tx: &mut PgConnection, job: &Job) -> Result<()> {
         let lane = self.inner.lanes.ids(tx, &[Wanted::of(job.tenant_id, &job.spec)]).await?;
-        sqlx::query(
-            "update live_executions set lane_id = $2, queue = $3, priority = $4
-             where job_id = $1 and job_version = 0 and state < 2
-               and (lane_id, queue, priority) is distinct from ($2, $3::text, $4)",
-        )
+        sqlx::query(concat!(
+            "update live_executions e set lane_id = $2, queue = $3, priority = $4
+             where e.job_id = $1 and ((e.job_version = 0 and e.state < 2) or ",
+            armed!(),
+            ") and (e.lane_id, e.queue, e.priority) is distinct from ($2, $3::text, $4)"
+        ))
         .bind(job.id)
         .bind(lane.first())
         .bind(text::plain(&job.spec.queue).into_owned())
@@ -198,16 +200,22 @@ fn changed(before: &Job, wanted: Job, now: DateTime<Utc>) -> Job {
     }
 }
 
-/// Takes back the fires that are planned and not yet due.
-async fn unplan(tx: &mut PgConnection, job: Uuid, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query(
-        "delete from live_executions where job_id = $1 and state = 0 and attempt = 0 and trigger_type = 1 and run_at > $2",
+/// Takes back the fires that are planned and not yet due. Answers with how many of them had been counted, as they were granted ahead and
+/// came back; the job's count falls by as many.
+async fn unplan(tx: &mut PgConnection, job: Uuid, now: DateTime<Utc>) -> Result<i64> {
+    Ok(sqlx::query_scalar(
+        "with gone as (
+            delete from live_executions where job_id = $1 and state = 0 and attempt = 0 and trigger_type = 1 and run_at > $2
+            returning epoch
+         ), counted as (select count(*) as n from gone where epoch > 0),
+         uncounted as (
+            update scheduled_jobs set execution_count = execution_count - n from counted where id = $1 and n > 0
+         ) select n from counted",
     )
     .bind(job)
     .bind(now)
-    .execute(tx)
-    .await?;
-    Ok(())
+    .fetch_one(tx)
+    .await?)
 }
 
 /// Locks what waits or runs of a job: everything but fires that are planned ahead.

@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use super::apply::Locked;
 use super::commit::{Tries, commit, in_time};
-use super::rows::live_columns;
+use super::rows::{armed, live_columns};
 use super::{PgStore, limited, micros, retried};
 use crate::execution::{Event, Execution, Rejected};
-use crate::store::{Assign, Change, Claim, Claimed, Held, Leases, Reaped, Result};
+use crate::store::{Assign, Change, Claim, Claimed, Held, Leases, Reaped, Result, Wanted};
 
 /// How long it is asked what became of a claim.
-const LEASES_ASKED: Duration = Duration::from_secs(60);
+pub(super) const LEASES_ASKED: Duration = Duration::from_secs(60);
 
 #[async_trait]
 impl Leases for PgStore {
@@ -43,13 +43,18 @@ impl Leases for PgStore {
         reaped
     }
 
-    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>> {
-        let query = sqlx::query(
-            "select session_id, id, epoch from live_executions
-             where session_id = any($1) and cancel_requested_at is not null order by id",
-        );
+    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Wanted>> {
+        // The definition of a job is compared only for what is granted ahead: few, and never for long.
+        let query = sqlx::query(concat!(
+            "select e.session_id, e.id, e.epoch, e.cancel_requested_at is null as is_recall from live_executions e
+             where e.session_id = any($1) and (e.cancel_requested_at is not null or (",
+            armed!(),
+            " and exists (select 1 from scheduled_jobs j where j.id = e.job_id and j.version <> e.job_version)))
+             order by e.id"
+        ));
         let found = in_time(async { Ok(query.bind(sessions).fetch_all(self.pool()).await?) }).await?;
-        found.iter().map(held).collect()
+        let wanted = |row: &PgRow| Ok(Wanted { lease: held(row)?, is_recall: row.try_get("is_recall")? });
+        found.iter().map(wanted).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::partitions::floor_id;
-use super::rows::{self, done_columns, live_columns};
+use super::rows::{self, armed, done_columns, live_columns};
 use crate::execution::Execution;
 use crate::store::{ExecutionFilter, Page, Result};
 
@@ -81,7 +81,7 @@ impl List<'_> {
         ));
         query.push_bind(self.tenant).push(states);
         // Fires that are planned ahead and not yet due.
-        query.push(" and not (e.state = 0 and e.attempt = 0 and e.trigger_type = 1)");
+        query.push(concat!(" and not (e.state = 0 and e.attempt = 0 and e.trigger_type = 1) and not ", armed!()));
         if let Some(job) = self.filter.job {
             query.push(" and e.job_id = ").push_bind(job);
         }

@@ -4,6 +4,7 @@
 //! transactions cross all the same, the one that PostgreSQL ends is repeated here.
 
 mod apply;
+mod arm;
 mod claim;
 mod commit;
 mod counts;

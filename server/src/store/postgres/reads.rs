@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool, Row};
 use uuid::Uuid;
 
 use super::lists::listed;
-use super::rows::{done_columns, live_columns};
+use super::rows::{armed, done_columns, live_columns};
 use super::stats::read_stats;
 use super::{PgStore, rows};
 use crate::execution::Execution;
@@ -59,10 +59,11 @@ impl Reads for PgStore {
     }
 
     async fn job_load(&self, tenant: Uuid, job: Uuid) -> Result<JobLoad> {
-        let row = sqlx::query(
-            "select count(*) as active, count(*) filter (where state = 2) as leased from live_executions
-             where tenant_id = $1 and job_id = $2 and (state > 0 or attempt > 0)",
-        )
+        let row = sqlx::query(concat!(
+            "select count(*) as active, count(*) filter (where e.state = 2) as leased from live_executions e
+             where e.tenant_id = $1 and e.job_id = $2 and (e.state > 0 or e.attempt > 0) and not ",
+            armed!()
+        ))
         .bind(tenant)
         .bind(job)
         .fetch_one(self.pool())

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::apply::{Locked, policy_of};
 use super::commit::commit;
-use super::rows::{job_columns, live_columns};
+use super::rows::{armed, job_columns, live_columns};
 use super::{PgStore, limited, micros, rows, write};
 use crate::execution::{Event, Execution, ON_TIME, Policy, State, apply};
 use crate::job::{Job, ScheduleKind};
@@ -68,7 +68,7 @@ impl PgStore {
     }
 
     /// Locks the jobs of first attempts: they are counted, and their overlap is decided.
-    async fn lock_jobs(
+    pub(super) async fn lock_jobs(
         &self,
         tx: &mut PgConnection,
         due: &[Execution],
@@ -119,7 +119,9 @@ impl PgStore {
             live_columns!(),
             " from live_executions e join scheduled_jobs j on j.id = e.job_id
              where (e.tenant_id, e.job_id) in (select * from unnest($1::uuid[], $2::uuid[]))
-               and (e.state > 0 or e.attempt > 0) and e.id <> all($3) order by e.id for update of e"
+               and (e.state > 0 or e.attempt > 0) and e.id <> all($3) and not ",
+            armed!(),
+            " order by e.id for update of e"
         ))
         .bind(tenants)
         .bind(jobs)
@@ -149,7 +151,9 @@ impl Batch {
         for execution in first {
             let job = jobs.get(&execution.job_id);
             let verdict = verdicts.get(&execution.id).unwrap_or(&DueVerdict::Admit);
-            if execution.trigger == TriggerType::Scheduled && job.is_some_and(|job| batch.is_full(job)) {
+            let is_counted = execution.was_armed();
+            let is_new = execution.trigger == TriggerType::Scheduled && !is_counted;
+            if is_new && job.is_some_and(|job| batch.is_full(job)) {
                 // The job has had all its executions: this fire was planned before it was known.
                 batch.dropped.push(execution.id);
                 continue;
@@ -159,10 +163,15 @@ impl Batch {
                 batch.omissions.push((execution.tenant_id, execution.job_id, omission.clone()));
                 continue;
             }
+            if *verdict == DueVerdict::Unplan {
+                batch.dropped.push(execution.id);
+                *batch.counted.entry(execution.job_id).or_default() -= i64::from(is_counted);
+                continue;
+            }
             if let DueVerdict::Replace(reason) = verdict {
                 batch.replace(execution.job_id, reason, others, now);
             }
-            *batch.counted.entry(execution.job_id).or_default() += 1;
+            *batch.counted.entry(execution.job_id).or_default() += i64::from(!is_counted);
             batch.come_due(&execution, now)?;
         }
         Ok(batch)
@@ -322,15 +331,17 @@ pub(super) async fn loads(
     if jobs.is_empty() {
         return Ok(HashMap::new());
     }
-    let counts = sqlx::query(
+    let counts = sqlx::query(concat!(
         "select u.job_id, c.active, c.waiting from unnest($1::uuid[], $2::uuid[]) as u(tenant_id, job_id)
          cross join lateral (
             select count(*) as active, count(*) filter (where a.state = 1 and a.attempt = 0) as waiting from (
                 select e.state, e.attempt from live_executions e
-                where e.tenant_id = u.tenant_id and e.job_id = u.job_id and (e.state > 0 or e.attempt > 0) limit $3
+                where e.tenant_id = u.tenant_id and e.job_id = u.job_id and (e.state > 0 or e.attempt > 0) and not ",
+        armed!(),
+        " limit $3
             ) a
          ) c",
-    )
+    ))
     .bind(tenants)
     .bind(jobs)
     .bind(COUNTED)
@@ -356,7 +367,12 @@ async fn settle_jobs(
         .filter(|f| f.job.spec.schedule.kind != ScheduleKind::Manual)
         .map(|f| f.job.id)
         .collect();
-    if touched.is_empty() {
+    retire(tx, touched).await
+}
+
+/// Makes jobs inactive that have nothing left to fire.
+pub(super) async fn retire(tx: &mut PgConnection, jobs: HashSet<Uuid>) -> Result<()> {
+    if jobs.is_empty() {
         return Ok(());
     }
     sqlx::query(
@@ -364,39 +380,58 @@ async fn settle_jobs(
          where j.id = any($1) and j.status = 'active' and j.next_execution_at is null and not exists (
             select 1 from live_executions e where e.job_id = j.id and e.state = 0 and e.attempt = 0 and e.trigger_type = 1)",
     )
-    .bind(touched.into_iter().collect::<Vec<_>>())
+    .bind(jobs.into_iter().collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// Adds executions to their (locked) jobs. One that has reached its maximum becomes inactive, and what is planned of it is taken back.
+/// Executions that count for a (locked) job.
+pub(super) struct Counted<'a> {
+    pub(super) job: &'a Job,
+    /// Less than none where some that had been counted are taken back.
+    pub(super) more: i64,
+    /// The latest instant of them.
+    pub(super) latest: DateTime<Utc>,
+}
+
+/// Adds executions of now to their (locked) jobs; see [`count_at`].
 pub(super) async fn count(
     tx: &mut PgConnection,
     counted: &[(&Job, i64)],
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
+    let counted: Vec<Counted<'_>> =
+        counted.iter().map(|(job, more)| Counted { job, more: *more, latest: now }).collect();
+    count_at(tx, &counted).await
+}
+
+/// Adds executions to their (locked) jobs. One that has reached its maximum becomes inactive, and what is planned of it is taken back, but
+/// for fires that have been counted.
+pub(super) async fn count_at(tx: &mut PgConnection, counted: &[Counted<'_>]) -> Result<(), StoreError> {
+    let counted: Vec<&Counted<'_>> = counted.iter().filter(|counted| counted.more != 0).collect();
     if counted.is_empty() {
         return Ok(());
     }
-    let full =
-        |(job, more): &&(&Job, i64)| job.spec.max_executions.is_some_and(|max| job.execution_count + more >= max);
+    let full = |c: &&&Counted<'_>| c.job.spec.max_executions.is_some_and(|max| c.job.execution_count + c.more >= max);
     sqlx::query(
-        "update scheduled_jobs j set execution_count = j.execution_count + u.more, last_execution_at = $3,
+        "update scheduled_jobs j set execution_count = j.execution_count + u.more,
+            last_execution_at = case when u.more > 0 then greatest(j.last_execution_at, u.latest) else j.last_execution_at end,
             status = case when u.is_full then 'inactive' else j.status end,
             next_execution_at = case when u.is_full then null else j.next_execution_at end
-         from unnest($1::uuid[], $2::bigint[], $4::boolean[]) as u(id, more, is_full) where j.id = u.id",
+         from unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::boolean[]) as u(id, more, latest, is_full)
+         where j.id = u.id",
     )
-    .bind(counted.iter().map(|(job, _)| job.id).collect::<Vec<_>>())
-    .bind(counted.iter().map(|(_, more)| *more).collect::<Vec<_>>())
-    .bind(now)
+    .bind(counted.iter().map(|c| c.job.id).collect::<Vec<_>>())
+    .bind(counted.iter().map(|c| c.more).collect::<Vec<_>>())
+    .bind(counted.iter().map(|c| c.latest).collect::<Vec<_>>())
     .bind(counted.iter().map(|c| full(&c)).collect::<Vec<_>>())
     .execute(&mut *tx)
     .await?;
-    let full: Vec<Uuid> = counted.iter().filter(full).map(|(job, _)| job.id).collect();
+    let full: Vec<Uuid> = counted.iter().filter(full).map(|c| c.job.id).collect();
     if !full.is_empty() {
-        let unplan =
-            "delete from live_executions where job_id = any($1) and state = 0 and attempt = 0 and trigger_type = 1";
+        let unplan = "delete from live_executions
+            where job_id = any($1) and state = 0 and attempt = 0 and trigger_type = 1 and epoch = 0";
         sqlx::query(unplan).bind(full).execute(tx).await?;
     }
     Ok(())

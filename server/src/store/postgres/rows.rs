@@ -47,7 +47,13 @@ macro_rules! job_columns {
          ), j.next_execution_at) as next_fire"
     };
 }
-pub(super) use {done_columns, job_columns, live_columns};
+/// Whether a live execution, of table `e`, is granted ahead of its instant; see `Execution::is_armed`.
+macro_rules! armed {
+    () => {
+        "(e.state = 2 and e.started_at is null and e.run_at > statement_timestamp())"
+    };
+}
+pub(super) use {armed, done_columns, job_columns, live_columns};
 
 pub(super) fn text<'r>(row: &'r PgRow, column: &'static str) -> Result<&'r str> {
     Ok(row.try_get::<&str, _>(column)?)

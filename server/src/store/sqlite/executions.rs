@@ -26,7 +26,14 @@ macro_rules! planned {
     };
 }
 
-pub(super) use {active, planned};
+/// Whether it is granted ahead of its instant, as [`Execution::is_armed`] has it; to be followed by the parameter that is now.
+macro_rules! armed_at {
+    ($now:literal) => {
+        concat!("(state = 'leased' and run_at > ", $now, ")")
+    };
+}
+
+pub(super) use {active, armed_at, planned};
 
 impl SqliteStore {
     /// The execution after an event, written.
@@ -152,13 +159,16 @@ pub(super) async fn delete(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> R
     Ok(())
 }
 
-/// The active executions of a job but one.
-pub(super) async fn active_of(tx: &mut Transaction<'static, Sqlite>, job: Uuid, but: Uuid) -> Result<Vec<Execution>> {
-    let found = sqlx::query(select_live!("where job_id = ? and id <> ? and ", active!(), " order by id"))
-        .bind(job)
-        .bind(but)
-        .fetch_all(&mut **tx)
-        .await?;
+/// The active executions of a job but one, and but what is granted ahead.
+pub(super) async fn active_of(work: &mut Work, job: Uuid, but: Uuid) -> Result<Vec<Execution>> {
+    let others = select_live!(
+        "where job_id = ?1 and id <> ?2 and ",
+        active!(),
+        " and not ",
+        armed_at!("?3"),
+        " order by id"
+    );
+    let found = sqlx::query(others).bind(job).bind(but).bind(micros(work.now)).fetch_all(&mut *work.tx).await?;
     found.iter().map(rows::live).collect()
 }
 

@@ -7,17 +7,17 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use orrery_proto::v1::{JobStatus, TriggerType};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::Row;
 use uuid::Uuid;
 
-use super::executions::{self, active, active_of, omit, planned};
+use super::executions::{self, active, active_of, armed_at, omit, planned};
 use super::rows::{self, after, before, from_micros, micros, select_jobs, select_live};
 use super::{SqliteStore, Work, jobs};
 use crate::execution::{Event, Execution, ON_TIME, State, manual_id};
 use crate::firing;
 use crate::job::{Job, ScheduleKind};
 use crate::store::{
-    DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane, PlanCandidate, Planned, Releases, Result,
+    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane, PlanCandidate, Planned, Releases, Result,
     StoreError, Trigger,
 };
 
@@ -102,7 +102,7 @@ impl Fires for SqliteStore {
             let verdict = match is_planned(execution) {
                 false => DueVerdict::Admit,
                 // Its job has had all its executions: it was planned before that was known.
-                true if full.contains(&execution.job_id) => {
+                true if full.contains(&execution.job_id) && !execution.was_armed() => {
                     executions::delete(&mut work.tx, execution.id).await?;
                     continue;
                 }
@@ -123,6 +123,13 @@ impl Fires for SqliteStore {
         );
         work.commit().await?;
         Ok(releases)
+    }
+
+    async fn arm(&self, arm: &Arm<'_>, decide: &DecideArm<'_>, assign: &Assign<'_>) -> Result<Armed> {
+        let mut work = self.write().await?;
+        let armed = self.arm_in(&mut work, arm, decide, assign).await?;
+        work.commit().await?;
+        Ok(armed)
     }
 
     async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>> {
@@ -165,7 +172,7 @@ impl SqliteStore {
                 .ok_or_else(|| refused(crate::error::Error::job_not_found(trigger.job)))?;
             let load = match loads.get(&job.id) {
                 Some(load) => *load,
-                None => load_of(&mut work.tx, job.id).await?.0,
+                None => load_of(work, job.id).await?.0,
             };
             decide(&job, load, &trigger).map_err(refused)?;
             let execution = make(work, &job, &trigger).await?;
@@ -189,6 +196,13 @@ impl SqliteStore {
             releases.omitted += 1;
             return Ok(());
         }
+        if verdict == DueVerdict::Unplan {
+            executions::delete(&mut work.tx, execution.id).await?;
+            if execution.was_armed() {
+                count(work, execution.job_id, -1, work.now).await?;
+            }
+            return Ok(());
+        }
         // It was read in this transaction, so that nothing can have happened to it.
         if self.step(work, execution, &Event::Due).await?.is_err() {
             return Ok(());
@@ -197,12 +211,12 @@ impl SqliteStore {
         let lag = (work.now - execution.run_at).to_std().unwrap_or_default();
         releases.worst_lag = releases.worst_lag.max(lag);
         if let DueVerdict::Replace(reason) = &verdict {
-            let mut others = active_of(&mut work.tx, execution.job_id, execution.id).await?;
+            let mut others = active_of(work, execution.job_id, execution.id).await?;
             others.retain(|other| other.cancel_requested_at.is_none());
             releases.cancelled.extend(self.cancel_all(work, &others, reason).await?);
         }
-        // A further attempt is not a further execution.
-        if execution.attempt == 0 && count_one(work, execution.job_id).await? {
+        // A further attempt is not a further execution, nor is what was granted ahead and came back.
+        if execution.attempt == 0 && !execution.was_armed() && count_one(work, execution.job_id).await? {
             full.insert(execution.job_id);
         }
         Ok(())
@@ -297,7 +311,7 @@ async fn job_and_load(work: &mut Work, execution: &Execution) -> Result<Option<(
         }
         Err(other) => return Err(other),
     };
-    let (active, waiting) = load_of(&mut work.tx, job.id).await?;
+    let (active, waiting) = load_of(work, job.id).await?;
     Ok(Some((job, active, waiting)))
 }
 
@@ -350,30 +364,41 @@ async fn put_off_job(work: &mut Work, row: &SqliteRow, error: &StoreError, plann
     Ok(())
 }
 
-/// How many executions of a job are active, and how many of these wait for their first lease.
-async fn load_of(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<(i64, i64)> {
+/// How many executions of a job are active, and how many of these wait for their first lease. What is granted ahead is neither.
+async fn load_of(work: &mut Work, job: Uuid) -> Result<(i64, i64)> {
     let load = sqlx::query_as(concat!(
-        "select count(*), count(*) filter (where state = 'pending' and attempt = 0) from live_executions where job_id = ? and ",
-        active!()
+        "select count(*), count(*) filter (where state = 'pending' and attempt = 0) from live_executions where job_id = ?1 and ",
+        active!(),
+        " and not ",
+        armed_at!("?2")
     ))
     .bind(job)
-    .fetch_one(&mut **tx)
+    .bind(micros(work.now))
+    .fetch_one(&mut *work.tx)
     .await?;
     Ok(load)
 }
 
-/// Counts an execution of a job. `true` where the job has had all it may: it is inactive then, and its planned fires are taken back.
+/// Counts an execution of a job; see [`count`].
 async fn count_one(work: &mut Work, job: Uuid) -> Result<bool> {
+    count(work, job, 1, work.now).await
+}
+
+/// Counts executions of a job, the latest of which is of that instant, or takes such back where `more` is less than none. `true` where the
+/// job has had all it may: it is inactive then, and its planned fires are taken back, but for those that have been counted.
+pub(super) async fn count(work: &mut Work, job: Uuid, more: i64, latest: DateTime<Utc>) -> Result<bool> {
     let full: bool = sqlx::query_scalar(
-        "update scheduled_jobs set execution_count = execution_count + 1, last_execution_at = ? where id = ? \
-         returning max_executions is not null and execution_count >= max_executions",
+        "update scheduled_jobs set execution_count = execution_count + ?1, \
+         last_execution_at = case when ?1 > 0 then max(coalesce(last_execution_at, ?2), ?2) else last_execution_at end \
+         where id = ?3 returning ?1 > 0 and max_executions is not null and execution_count >= max_executions",
     )
-    .bind(micros(work.now))
+    .bind(more)
+    .bind(micros(latest))
     .bind(job)
     .fetch_one(&mut *work.tx)
     .await?;
     if full {
-        sqlx::query(concat!("delete from live_executions where job_id = ? and ", planned!()))
+        sqlx::query(concat!("delete from live_executions where job_id = ? and epoch = 0 and ", planned!()))
             .bind(job)
             .execute(&mut *work.tx)
             .await?;
@@ -387,7 +412,7 @@ async fn count_one(work: &mut Work, job: Uuid) -> Result<bool> {
 }
 
 /// A job that has nothing left to fire by itself becomes inactive.
-async fn retire_if_spent(work: &mut Work, job: Uuid) -> Result<()> {
+pub(super) async fn retire_if_spent(work: &mut Work, job: Uuid) -> Result<()> {
     let spent = sqlx::query(select_jobs!(
         "where j.id = ? and j.status = 'active' and j.deleted_at is null and j.next_execution_at is null"
     ))

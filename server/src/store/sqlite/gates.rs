@@ -90,6 +90,17 @@ impl Rooms {
         Ok(free.min(most))
     }
 
+    /// Counts what runs under a key, for a limit that nothing of it which is due has named; the smallest holds.
+    pub(super) async fn lower(&mut self, work: &mut Work, key: &Gate, limit: i64) -> Result<()> {
+        self.count(work, std::slice::from_ref(key), 0).await?;
+        if self.admission.limit(key).is_none() {
+            let running = running(&mut work.tx, key).await?;
+            self.admission.learn([(key.clone(), Room { limit, running })]);
+        }
+        self.admission.lower(key, limit);
+        Ok(())
+    }
+
     async fn count(&mut self, work: &mut Work, gates: &[Gate], tenant_limit: i64) -> Result<()> {
         for gate in gates {
             if let Err(place) = self.counted.binary_search(gate) {
@@ -105,7 +116,12 @@ impl Rooms {
 /// The room behind a gate, if it has a limit.
 async fn room(tx: &mut Transaction<'static, Sqlite>, gate: &Gate, tenant_limit: i64) -> Result<Option<Room>> {
     let Some(limit) = limit(tx, gate, tenant_limit).await? else { return Ok(None) };
-    let running: i64 = match gate {
+    Ok(Some(Room { limit, running: running(tx, gate).await? }))
+}
+
+/// The leases behind a gate that live.
+async fn running(tx: &mut Transaction<'static, Sqlite>, gate: &Gate) -> Result<i64> {
+    Ok(match gate {
         Gate::Tenant(tenant) => {
             let count = "select count(*) from live_executions where tenant_id = ? and session_id is not null";
             sqlx::query_scalar(count).bind(tenant).fetch_one(&mut **tx).await?
@@ -125,8 +141,7 @@ async fn room(tx: &mut Transaction<'static, Sqlite>, gate: &Gate, tenant_limit: 
                 "select count(*) from live_executions where tenant_id = ? and job_id = ? and session_id is not null";
             sqlx::query_scalar(count).bind(tenant).bind(job).fetch_one(&mut **tx).await?
         }
-    };
-    Ok(Some(Room { limit, running }))
+    })
 }
 
 async fn limit(tx: &mut Transaction<'static, Sqlite>, gate: &Gate, tenant_limit: i64) -> Result<Option<i64>> {

@@ -196,11 +196,22 @@ async fn within_quota(tx: &mut Transaction<'static, Sqlite>, tenant: Uuid, more:
     if current + more > limit { Err(StoreError::QuotaExceeded { limit, current }) } else { Ok(()) }
 }
 
-/// Takes back the fires that are planned and not yet due.
+/// Takes back the fires that are planned and not yet due. The job's count falls by those that had been counted, as they were granted ahead
+/// and came back.
 async fn unplan(work: &mut Work, job: Uuid) -> Result<()> {
-    let statement =
-        concat!("delete from live_executions where job_id = ? and run_at > ? and ", super::executions::planned!());
-    sqlx::query(statement).bind(job).bind(micros(work.now)).execute(&mut *work.tx).await?;
+    let statement = concat!(
+        "delete from live_executions where job_id = ? and run_at > ? and ",
+        super::executions::planned!(),
+        " returning epoch > 0"
+    );
+    let gone: Vec<bool> =
+        sqlx::query_scalar(statement).bind(job).bind(micros(work.now)).fetch_all(&mut *work.tx).await?;
+    let counted = gone.into_iter().filter(|counted| *counted).count();
+    sqlx::query("update scheduled_jobs set execution_count = execution_count - ? where id = ?")
+        .bind(rows::count(counted))
+        .bind(job)
+        .execute(&mut *work.tx)
+        .await?;
     Ok(())
 }
 
@@ -228,15 +239,18 @@ async fn write(work: &mut Work, job: &Job, index: usize) -> Result<()> {
         .bind(micros(work.now))
         .execute(&mut *work.tx)
         .await?;
-    // What has not begun will run the new version, so it has to wait where that can run.
-    sqlx::query(
-        "update live_executions set lane_id = ?, queue = ?, priority = ? \
-         where job_id = ? and job_version = 0 and state in ('scheduled', 'pending')",
-    )
+    // What has not begun will run the new version, so it has to wait where that can run; what is granted ahead as well, for it is called back.
+    sqlx::query(concat!(
+        "update live_executions set lane_id = ?1, queue = ?2, priority = ?3 \
+         where job_id = ?4 and ((job_version = 0 and state in ('scheduled', 'pending')) or ",
+        super::executions::armed_at!("?5"),
+        ")"
+    ))
     .bind(lane)
     .bind(plain(&job.spec.queue))
     .bind(job.spec.priority)
     .bind(job.id)
+    .bind(micros(work.now))
     .execute(&mut *work.tx)
     .await?;
     // A key stays as it was evaluated; how many may share it is the job's to say, also for what runs.

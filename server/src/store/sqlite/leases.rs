@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
 
-use super::executions::{self, clean};
+use super::executions::{self, armed_at, clean};
 use super::rows::{self, before, from_micros, micros, select_live, span};
 use super::{SqliteStore, Work, pick};
 use crate::execution::{Event, Execution, Policy, Rejected, apply};
 use crate::job::RetryPolicy;
-use crate::store::{Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError};
+use crate::store::{Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError, Wanted};
 
 #[async_trait]
 impl Leases for SqliteStore {
@@ -124,11 +124,11 @@ impl Leases for SqliteStore {
         Ok(reaped)
     }
 
-    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Held>> {
+    async fn cancels(&self, sessions: &[Uuid]) -> Result<Vec<Wanted>> {
         let mut work = self.read().await?;
         let mut wanted = Vec::new();
         for session in sessions {
-            wanted.extend(held(&mut work.tx, *session, true).await?);
+            wanted.extend(wanted_of(&mut work, *session).await?);
         }
         Ok(wanted)
     }
@@ -183,10 +183,10 @@ impl SqliteStore {
 
 /// Which sessions live, as far as this transaction has looked.
 #[derive(Default)]
-struct Living(HashMap<Uuid, bool>);
+pub(super) struct Living(HashMap<Uuid, bool>);
 
 impl Living {
-    async fn lives(&mut self, work: &mut Work, session: Uuid) -> Result<bool> {
+    pub(super) async fn lives(&mut self, work: &mut Work, session: Uuid) -> Result<bool> {
         if let Some(lives) = self.0.get(&session) {
             return Ok(*lives);
         }
@@ -201,7 +201,7 @@ impl Living {
 }
 
 /// Whether the session is still carried by this stream.
-async fn is_attached(work: &mut Work, session: Uuid, attachment: i64) -> Result<bool> {
+pub(super) async fn is_attached(work: &mut Work, session: Uuid, attachment: i64) -> Result<bool> {
     let attached = sqlx::query_scalar("select exists (select 1 from agent_sessions where id = ? and attachment = ?)")
         .bind(session)
         .bind(attachment)
@@ -218,16 +218,30 @@ fn timed_out(lease: &Held) -> Event {
     Event::TimedOut { epoch: lease.epoch }
 }
 
-/// The leases that a session holds; only those whose executions somebody wants to end, where so asked.
-pub(super) async fn held(tx: &mut Transaction<'static, Sqlite>, session: Uuid, wanted: bool) -> Result<Vec<Held>> {
-    let found: Vec<(Uuid, i64)> = sqlx::query_as(
-        "select id, epoch from live_executions where session_id = ? and (not ? or cancel_requested_at is not null) order by id",
-    )
-    .bind(session)
-    .bind(wanted)
-    .fetch_all(&mut **tx)
-    .await?;
+/// The leases that a session holds.
+pub(super) async fn held(tx: &mut Transaction<'static, Sqlite>, session: Uuid) -> Result<Vec<Held>> {
+    let found: Vec<(Uuid, i64)> =
+        sqlx::query_as("select id, epoch from live_executions where session_id = ? order by id")
+            .bind(session)
+            .fetch_all(&mut **tx)
+            .await?;
     Ok(found.into_iter().map(|(execution_id, epoch)| Held { session_id: session, execution_id, epoch }).collect())
+}
+
+/// Those whose executions somebody wants to end, and those granted ahead by a definition that is not their job's any more.
+async fn wanted_of(work: &mut Work, session_id: Uuid) -> Result<Vec<Wanted>> {
+    let found: Vec<(Uuid, i64, bool)> = sqlx::query_as(concat!(
+        "select id, epoch, cancel_requested_at is null from live_executions \
+         where session_id = ?1 and (cancel_requested_at is not null or (",
+        armed_at!("?2"),
+        " and job_version <> (select version from scheduled_jobs j where j.id = job_id))) order by id"
+    ))
+    .bind(session_id)
+    .bind(micros(work.now))
+    .fetch_all(&mut *work.tx)
+    .await?;
+    let wanted = |(execution_id, epoch, is_recall)| Wanted { lease: Held { session_id, execution_id, epoch }, is_recall };
+    Ok(found.into_iter().map(wanted).collect())
 }
 
 async fn current_version(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<i64> {

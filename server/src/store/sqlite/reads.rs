@@ -6,7 +6,7 @@ use orrery_proto::v1::{ErrorType, ExecutionStatus};
 use sqlx::{QueryBuilder, Row, Sqlite};
 use uuid::Uuid;
 
-use super::executions::{self, active, planned};
+use super::executions::{self, active, armed_at, planned};
 use super::rows::{self, before, from_micros, instant, micros, select_finished, select_live};
 use super::{SqliteStore, Work};
 use crate::execution::Execution;
@@ -43,6 +43,7 @@ impl Reads for SqliteStore {
             query.push_bind(tenant).push(states);
             // Fires that are planned ahead and not yet due.
             query.push(" and not (state = 'scheduled' and attempt = 0 and trigger_type = 'scheduled')");
+            query.push(" and not (state = 'leased' and run_at > ").push_bind(micros(self.clock())).push(")");
             let found = filtered(&mut query, filter, page).build().fetch_all(&mut *work.tx).await?;
             listed = found.iter().map(rows::live).collect::<Result<_>>()?;
         }
@@ -174,11 +175,14 @@ concat!("with j as (select status, next_execution_at from scheduled_jobs where d
     async fn job_load(&self, tenant: Uuid, job: Uuid) -> Result<JobLoad> {
         let (active, leased) = sqlx::query_as(concat!(
             "select count(*), count(*) filter (where state in ('leased', 'running')) from live_executions \
-             where job_id = ? and tenant_id = ? and ",
-            active!()
+             where job_id = ?1 and tenant_id = ?2 and ",
+            active!(),
+            " and not ",
+            armed_at!("?3")
         ))
         .bind(job)
         .bind(tenant)
+        .bind(micros(self.clock()))
         .fetch_one(&self.readers)
         .await?;
         Ok(JobLoad { active, leased })

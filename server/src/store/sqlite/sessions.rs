@@ -62,7 +62,7 @@ impl Sessions for SqliteStore {
         if done.rows_affected() == 0 {
             return Ok(None);
         }
-        let leases = held(&mut work.tx, id, false).await?;
+        let leases = held(&mut work.tx, id).await?;
         let named: HashSet<(Uuid, i64)> = holding.leases.iter().copied().collect();
         let (held, lost): (Vec<Held>, Vec<Held>) =
             leases.into_iter().partition(|lease| named.contains(&(lease.execution_id, lease.epoch)));
@@ -126,7 +126,7 @@ impl Sessions for SqliteStore {
             .execute(&mut *work.tx)
             .await?;
         if done.rows_affected() > 0 {
-            let leases = held(&mut work.tx, id, false).await?;
+            let leases = held(&mut work.tx, id).await?;
             // It has told all that it had begun before it said goodbye.
             self.take_all_back(&mut work, &leases, true).await?;
         }
@@ -149,7 +149,7 @@ impl Sessions for SqliteStore {
 
     async fn held(&self, session: Uuid) -> Result<Vec<Held>> {
         let mut work = self.read().await?;
-        held(&mut work.tx, session, false).await
+        held(&mut work.tx, session).await
     }
 
     async fn sessions(&self, tenant: Uuid, page: &Page) -> Result<Vec<Session>> {

@@ -6,9 +6,9 @@ use chrono::{DateTime, SubsecRound, Utc};
 use orrery_proto::v1::TriggerType;
 use uuid::Uuid;
 
-use super::Idempotency;
+use super::{Grant, Idempotency};
 use crate::execution::{Execution, State};
-use crate::job::Job;
+use crate::job::{Job, Timeouts};
 
 /// Fires that did not happen: one, or a range with its count.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,8 +85,36 @@ pub enum DueVerdict {
     Admit,
     /// It does not happen, for this reason.
     Omit(NewOmission),
+    /// It was counted when it was granted ahead, and came back; the definition has no such fire any more. It is taken back with its count,
+    /// as other planned fires were when the definition changed.
+    Unplan,
     /// It waits, and the job's other active executions are asked to end, for this reason.
     Replace(String),
+}
+
+/// Which fires to grant ahead of their instant.
+#[derive(Clone, Debug)]
+pub struct Arm<'a> {
+    pub lanes: &'a [i64],
+    /// Those that are due in more than this: what is nearer is left for its release.
+    pub least: Duration,
+    /// And in no more than this.
+    pub ahead: Duration,
+    pub limit: usize,
+    /// As in [`super::Claim`].
+    pub tenant_limit: i64,
+    pub timeouts: Timeouts,
+}
+
+/// What was granted ahead.
+#[derive(Clone, Debug, Default)]
+pub struct Armed {
+    pub grants: Vec<Grant>,
+    /// Whether as many were found as were asked for.
+    pub more: bool,
+    /// The nearest fire of these lanes that is planned and has not been granted, beyond `least`.
+    pub next: Option<DateTime<Utc>>,
+    pub now: DateTime<Utc>,
 }
 
 /// What releasing did.

@@ -86,6 +86,15 @@ pub struct Holding<'a> {
     pub continued: bool,
 }
 
+/// A lease that its agent is to be told about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    pub lease: Held,
+    /// Nobody wants the execution to end: it was granted ahead of its instant, its job has changed since, and it is wanted back unless it has
+    /// begun.
+    pub is_recall: bool,
+}
+
 /// What the reaper did.
 #[derive(Clone, Debug, Default)]
 pub struct Reaped {
