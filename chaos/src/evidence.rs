@@ -83,25 +83,28 @@ impl Evidence {
         })
     }
 
-    /// How late fires became pending for all to see, in milliseconds; of jobs that pass.
+    /// How late fires became pending for all to see, in milliseconds; of jobs that pass. What was granted ahead was not late.
     pub fn lags(&self, of: impl Fn(Uuid) -> bool) -> Vec<i64> {
-        let released = self.changes.iter().filter(|c| c.source == "live" && c.new_state == Some(PENDING));
+        let given = |c: &&Change| matches!(c.new_state, Some(PENDING | LEASED));
+        let released = self.changes.iter().filter(|c| c.source == "live").filter(given);
         released
-            .filter(|c| c.old_state == Some(0) && c.attempt == Some(0) && c.trigger_type == Some(journal::BY_SCHEDULE))
+            .filter(|c| c.old_state == Some(0) && c.trigger_type == Some(journal::BY_SCHEDULE))
+            .filter(|c| c.attempt == Some(0) || c.is_armed())
             .filter(|c| c.job.is_some_and(&of))
-            .filter_map(|c| Some((c.committed - c.scheduled_at?).num_milliseconds()))
+            .filter_map(|c| Some((c.committed - c.scheduled_at?).num_milliseconds().max(0)))
             .collect()
     }
 
-    /// From when to when each execution counted as active for its job's limit: from the beginning of the transaction that released it to
-    /// the commit of its end.
+    /// From when to when each execution counted as active for its job's limit: from the beginning of the transaction that released it, or from
+    /// its instant where it was granted ahead of that, to the commit of its end.
     pub fn active(&self) -> Active {
         let mut spans: BTreeMap<Uuid, (Uuid, DateTime<Utc>, DateTime<Utc>)> = BTreeMap::new();
         for change in self.changes.iter().filter(|c| c.source == "live") {
             let (Some(execution), Some(job)) = (change.execution, change.job) else { continue };
             let begins = change.new_state.is_some_and(|state| state >= PENDING);
             if begins {
-                spans.entry(execution).or_insert((job, change.began, DateTime::<Utc>::MAX_UTC));
+                let from = if change.is_armed() { change.run_at.unwrap_or(change.began) } else { change.began };
+                spans.entry(execution).or_insert((job, from, DateTime::<Utc>::MAX_UTC));
             }
             if change.op == "delete"
                 && let Some(span) = spans.get_mut(&execution)

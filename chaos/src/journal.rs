@@ -41,6 +41,15 @@ pub struct Change {
     pub attachment: Option<i64>,
 }
 
+impl Change {
+    /// Whether it leaves a planned fire with an agent that may not begin it yet.
+    pub fn is_armed(&self) -> bool {
+        let by_schedule = self.trigger_type == Some(BY_SCHEDULE);
+        let ahead = self.run_at.is_some_and(|at| at > self.at);
+        self.new_state == Some(LEASED) && self.is_started != Some(true) && by_schedule && ahead
+    }
+}
+
 /// An execution that is over, as history has it.
 #[derive(Clone, Debug, FromRow)]
 pub struct Past {

@@ -66,11 +66,11 @@ fn is_reason(omission: &Omitted, plan: &JobPlan, job: Uuid, active: &Active) -> 
     }
 }
 
-/// Nothing begins before its instant.
+/// Nothing begins before its instant. An agent may hold it before, if it was given it as a fire that was planned.
 fn early(evidence: &Evidence, findings: &mut Findings) {
     let released = evidence.changes.iter().filter(|change| change.new_state.is_some_and(|state| state >= PENDING));
     for change in released.filter(|change| change.source == "live") {
-        let is_due = change.scheduled_at.is_none_or(|due| due <= change.at);
+        let is_due = change.scheduled_at.is_none_or(|due| due <= change.at) || change.is_armed();
         findings.check(Invariant::I1, is_due, || format!("it was released early: {change:?}"));
     }
     for entry in evidence.ledger.iter().filter(|entry| entry.begins) {

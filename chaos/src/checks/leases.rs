@@ -48,7 +48,8 @@ fn waiting(evidence: &Evidence, findings: &mut Findings) {
         }
         let most = plan.limit;
         let active = active.entry(job).or_default();
-        if change.op == "delete" {
+        if change.op == "delete" || (change.new_state == Some(0) && change.attempt == Some(0)) {
+            // Over, or granted ahead and given back before its instant.
             active.remove(&execution);
         } else if change.new_state.is_some_and(|state| state >= PENDING) {
             active.insert(execution);

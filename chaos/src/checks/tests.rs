@@ -203,6 +203,29 @@ fn fires_that_are_lost_doubled_early_or_left_out_for_no_reason_are_seen() {
     assert_eq!(violated(|e| e.past[1].trigger_type = "manual".into()), [I1]);
 }
 
+/// The first fire as it is where it was granted ahead of its instant.
+fn ahead(evidence: &mut Evidence) {
+    evidence.changes.remove(1);
+    let leased = &mut evidence.changes[1];
+    (leased.at, leased.began, leased.committed, leased.old_state) = (at(-900), at(-905), at(-895), Some(0));
+}
+
+#[test]
+fn a_fire_may_be_held_before_its_instant_and_not_begun() {
+    use Invariant::I1;
+    assert_eq!(violated(ahead), []);
+    let begun = |e: &mut Evidence| {
+        ahead(e);
+        e.changes[2].at = at(-5);
+    };
+    assert_eq!(violated(begun), [I1]);
+    let asked = |e: &mut Evidence| {
+        ahead(e);
+        e.changes[1].trigger_type = Some(2);
+    };
+    assert_eq!(violated(asked), [I1]);
+}
+
 #[test]
 fn an_end_that_changes_is_seen() {
     use Invariant::I2;

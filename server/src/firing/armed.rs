@@ -20,7 +20,8 @@ struct Taken {
 
 /// Which of these planned fires may be granted ahead of their instant, in their order. `DueFire::active` counts what is granted ahead as
 /// well. A job with a limit has at most one lease while there is another of it to come: whatever its overlap, nothing is left to
-/// decide at the instant then. What may not stays planned, and is decided when it is due.
+/// decide at the instant then. The last fire of a job is left to its release: that makes the job inactive, which is not to happen while the
+/// fire can still be paused. What may not be granted stays planned, and is decided when it is due.
 pub fn arm(fires: &[DueFire]) -> Vec<bool> {
     let mut taken: HashMap<Uuid, Taken> = HashMap::new();
     let mut arm = |fire: &DueFire| {
@@ -38,15 +39,18 @@ fn may_be_armed(fire: &DueFire, taken: Taken) -> bool {
     if spec.max_concurrent > 0 && fire.active + taken.places > 0 {
         return false;
     }
+    if fire.job.cursor.is_none() {
+        return false;
+    }
     if fire.execution.was_armed() {
         return is_wanted(&fire.job, fire.execution.scheduled_at);
     }
-    let is_full = spec.max_executions.is_some_and(|max| fire.job.execution_count + taken.counted >= max);
-    fire.job.status == JobStatus::Active && fire.job.deleted_at.is_none() && !is_full
+    let is_last = spec.max_executions.is_some_and(|max| fire.job.execution_count + taken.counted + 1 >= max);
+    fire.job.status == JobStatus::Active && fire.job.deleted_at.is_none() && !is_last
 }
 
-/// Whether a job's definition of now still has a fire that was given back. It has been counted, so that its being the last one of its job,
-/// which makes the job inactive, is no reason against it; a pause, a stop, and another schedule are.
+/// Whether a job's definition of now still has a fire that was given back. It has been counted: that its job has had all it may have since, and
+/// is inactive, is no reason against it. A pause, a stop, and another schedule are.
 pub(super) fn is_wanted(job: &Job, at: DateTime<Utc>) -> bool {
     if job.deleted_at.is_some() || job.halted_at.is_some() {
         return false;

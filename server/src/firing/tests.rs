@@ -72,6 +72,7 @@ fn verdicts(fires: &[DueFire]) -> Vec<String> {
         DueVerdict::Admit => "admit".to_owned(),
         DueVerdict::Replace(_) => "replace".to_owned(),
         DueVerdict::Omit(omission) => omission.reason,
+        DueVerdict::Unplan => "unplan".to_owned(),
     };
     judge(fires, now()).into_iter().map(shown).collect()
 }
@@ -206,4 +207,62 @@ fn what_cannot_be_read_is_planned_again() {
     let [omission] = plan.omissions.as_slice() else { panic!("{:?}", plan.omissions) };
     assert_eq!((omission.reason.as_str(), omission.from), ("unplannable", cursor));
     assert!(omission.to < now() + Duration::hours(1) && omission.detail.starts_with("no such zone"));
+}
+
+/// A fire in so many seconds.
+fn ahead(job: &Job, seconds: i64, active: i64) -> DueFire {
+    due(job, -seconds, active, 0)
+}
+
+/// The same, granted ahead before and given back.
+fn back(job: &Job, seconds: i64) -> DueFire {
+    let mut fire = ahead(job, seconds, 0);
+    fire.execution.epoch = 1;
+    fire
+}
+
+#[test]
+fn a_job_with_a_limit_has_one_fire_granted_ahead_while_nothing_of_it_is_active() {
+    for overlap in [OverlapPolicy::Allow, OverlapPolicy::Forbid, OverlapPolicy::QueueOne, OverlapPolicy::Replace] {
+        let one = job(|s| (s.overlap, s.max_concurrent) = (overlap, 3));
+        assert_eq!(arm(&[ahead(&one, 10, 0), ahead(&one, 20, 0)]), [true, false], "{overlap:?}");
+        assert_eq!(arm(&[ahead(&one, 10, 1)]), [false], "{overlap:?}");
+    }
+    let unlimited = job(|s| s.max_concurrent = 0);
+    assert_eq!(arm(&[ahead(&unlimited, 10, 7), ahead(&unlimited, 20, 7)]), [true, true]);
+}
+
+#[test]
+fn nothing_is_granted_ahead_beyond_a_maximum_or_of_a_job_that_does_not_fire() {
+    let last = Job { execution_count: 2, ..job(|s| (s.max_concurrent, s.max_executions) = (0, Some(5))) };
+    let fires = [ahead(&last, 10, 0), back(&last, 20), ahead(&last, 30, 0), ahead(&last, 40, 0)];
+    assert_eq!(arm(&fires), [true, true, true, false], "the last one is not, and what came back has been counted");
+    let ends = Job { cursor: None, ..job(|_| {}) };
+    assert_eq!(arm(&[ahead(&ends, 10, 0), back(&ends, 20)]), [false, false]);
+    for status in [JobStatus::Paused, JobStatus::Inactive] {
+        assert_eq!(arm(&[ahead(&Job { status, ..job(|_| {}) }, 10, 0)]), [false]);
+    }
+    assert_eq!(arm(&[ahead(&Job { deleted_at: Some(now()), ..job(|_| {}) }, 10, 0)]), [false]);
+}
+
+#[test]
+fn what_came_back_happens_where_the_definition_still_has_it() {
+    let of = |change: fn(&mut Job)| {
+        let mut job = job(|s| s.max_concurrent = 1);
+        change(&mut job);
+        (verdicts(&[DueFire { active: 1, ..back(&job, 0) }]), arm(&[back(&job, 10)]))
+    };
+    let wanted = (vec!["admit".to_owned()], vec![true]);
+    let full = |job: &mut Job| (job.status, job.cursor) = (JobStatus::Inactive, None);
+    assert_eq!(of(full), (vec!["admit".to_owned()], vec![false]), "its job has had all it may since");
+    let unwanted = (vec!["unplan".to_owned()], vec![false]);
+    assert_eq!(of(|_| {}), wanted, "it was admitted when it was granted");
+    assert_eq!(of(|job| (job.status, job.halted_at) = (JobStatus::Inactive, Some(now()))), unwanted);
+    assert_eq!(of(|job| (job.status, job.halted_at) = (JobStatus::Paused, Some(now()))), unwanted);
+    assert_eq!(of(|job| job.deleted_at = Some(now())), unwanted);
+    assert_eq!(of(|job| job.spec.schedule.kind = ScheduleKind::Cron("5 * * * * *".into())), unwanted);
+    assert_eq!(of(|job| job.spec.schedule.kind = ScheduleKind::Manual), unwanted);
+    assert_eq!(of(|job| job.spec.end_date = Some(now() - Duration::seconds(1))), unwanted);
+    assert_eq!(of(|job| job.spec.start_date = Some(now() + Duration::seconds(11))), unwanted);
+    assert_eq!(of(|job| job.spec.schedule.kind = ScheduleKind::Cron("nonsense".into())), wanted);
 }

@@ -77,6 +77,7 @@ pub(crate) fn limits() -> Limits {
         max_jobs_per_tenant: 1000,
         job_execution_timeout_ms: 600_000,
         max_concurrent_jobs: 1000,
+        arm_ahead_ms: 1500,
         tenant_max_concurrent: 0,
         max_body_bytes: 4 << 20,
         max_log_bytes: 10 << 20,

@@ -219,8 +219,9 @@ pub async fn a_cancel_of_what_runs_asks_the_agent(store: DynStore) {
     assert!(store.cancels(&[agent.id]).await.unwrap().is_empty());
     let asked = apply(&store, &leased, cancel_requested()).await.unwrap();
     assert!(matches!(asked.state, State::Leased(_)) && asked.cancel_requested_at.is_some());
-    let held = Held { session_id: agent.id, execution_id: leased.id, epoch: 1 };
-    assert_eq!(store.cancels(&[agent.id, Uuid::new_v4()]).await.unwrap(), [held]);
+    let lease = Held { session_id: agent.id, execution_id: leased.id, epoch: 1 };
+    let wanted = [Wanted { lease, is_recall: false }];
+    assert_eq!(store.cancels(&[agent.id, Uuid::new_v4()]).await.unwrap(), wanted);
     assert!(store.cancels(&[Uuid::new_v4()]).await.unwrap().is_empty());
     let done = apply(&store, &leased, failed(&leased, ErrorType::Timeout)).await.unwrap();
     assert_eq!(done.status(), ExecutionStatus::Cancelled);

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod apply;
+mod arm;
 mod caches;
 mod catch_up;
 mod claim;
@@ -101,6 +102,21 @@ macro_rules! suite {
                 the_last_fire_makes_inactive
                 manual_jobs_stay_active
                 a_delayed_trigger_counts_once;
+            arm:
+                a_fire_is_granted_ahead_of_its_instant
+                only_fires_within_reach_are_granted_ahead
+                what_comes_back_before_its_instant_was_never_begun
+                what_is_granted_ahead_is_counted_once
+                the_last_fire_is_left_to_its_release
+                a_job_with_a_limit_is_granted_ahead_once_and_alone
+                limits_hold_for_what_is_granted_ahead
+                keys_hold_for_what_is_granted_ahead
+                a_change_of_the_job_calls_back_what_has_not_begun
+                what_begins_is_called_back_no_more
+                a_pause_takes_back_what_is_not_due
+                a_schedule_that_has_lost_an_instant_takes_its_fire_back
+                nothing_is_granted_ahead_to_a_stream_that_is_lost
+                two_that_arm_grant_a_fire_once;
             trigger:
                 a_trigger_waits_at_once
                 a_trigger_may_wait_for_its_time

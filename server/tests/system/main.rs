@@ -20,6 +20,7 @@ mod wait;
 mod world;
 
 mod bench;
+mod armed;
 mod clocks;
 mod coordinators;
 mod credentials;

@@ -9,12 +9,12 @@ use uuid::Uuid;
 use super::apply::{Locked, applied, spec_of};
 use super::claim::{hold_sessions, standing};
 use super::commit::commit;
-use super::release::{Counted, count_at, retire, unused_policy};
+use super::release::{Counted, count_at, unused_policy};
 use super::rows::live_columns;
 use super::{PgStore, gates, limited, micros, write};
 use crate::admission::{Admission, Gate};
 use crate::execution::Event;
-use crate::job::{Job, ScheduleKind};
+use crate::job::Job;
 use crate::store::{Arm, Armed, Assign, Assignment, Candidate, DecideArm, DueFire, Grant, Result};
 
 /// What is locked of a planned fire, and the limits that it may meet beside that of its job.
@@ -120,9 +120,6 @@ impl PgStore {
         }
         write::save(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
         count_at(tx, &counted.into_values().collect::<Vec<_>>()).await?;
-        let last = |job: &&Job| job.cursor.is_none() && job.spec.schedule.kind != ScheduleKind::Manual;
-        let granted = grants.iter().filter_map(|grant| jobs.get(&grant.execution.job_id));
-        retire(tx, granted.filter(last).map(|job| job.id).collect()).await?;
         Ok(grants)
     }
 }

@@ -367,12 +367,7 @@ async fn settle_jobs(
         .filter(|f| f.job.spec.schedule.kind != ScheduleKind::Manual)
         .map(|f| f.job.id)
         .collect();
-    retire(tx, touched).await
-}
-
-/// Makes jobs inactive that have nothing left to fire.
-pub(super) async fn retire(tx: &mut PgConnection, jobs: HashSet<Uuid>) -> Result<()> {
-    if jobs.is_empty() {
+    if touched.is_empty() {
         return Ok(());
     }
     sqlx::query(
@@ -380,7 +375,7 @@ pub(super) async fn retire(tx: &mut PgConnection, jobs: HashSet<Uuid>) -> Result
          where j.id = any($1) and j.status = 'active' and j.next_execution_at is null and not exists (
             select 1 from live_executions e where e.job_id = j.id and e.state = 0 and e.attempt = 0 and e.trigger_type = 1)",
     )
-    .bind(jobs.into_iter().collect::<Vec<_>>())
+    .bind(touched.into_iter().collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())

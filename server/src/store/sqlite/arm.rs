@@ -1,13 +1,13 @@
 //! From planned fires to leases, ahead of their instant.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::executions::planned;
-use super::fires::{count, retire_if_spent};
+use super::fires::count;
 use super::gates::Rooms;
 use super::leases::{Living, is_attached};
 use super::rows::{self, after, from_micros, micros, select_live, span};
@@ -31,19 +31,13 @@ impl SqliteStore {
         let found: Vec<Execution> = found.iter().filter_map(|row| rows::live(row).ok()).collect();
         let fires = with_jobs(work, found).await?;
         let verdicts = if fires.is_empty() { Vec::new() } else { decide(&fires) };
-        let mut rooms = Rooms::default();
-        let mut offered = Vec::new();
-        for (fire, may) in fires.into_iter().zip(verdicts) {
-            if may && has_room(work, &mut rooms, &fire.execution, arm.tenant_limit).await? {
-                offered.push(fire);
-            }
-        }
+        let fires: Vec<DueFire> = fires.into_iter().zip(verdicts).filter(|(_, may)| *may).map(|(fire, _)| fire).collect();
+        let offered = within_limits(work, fires, arm.tenant_limit).await?;
         let candidates: Vec<Candidate> =
             offered.iter().map(|fire| Candidate { execution: fire.execution.clone() }).collect();
         let answers = if candidates.is_empty() { Vec::new() } else { assign(&candidates) };
         let mut armed = Armed { more, now: work.now, ..Armed::default() };
         let mut living = Living::default();
-        let mut last = BTreeSet::new();
         for (fire, assignment) in offered.into_iter().zip(answers) {
             let Some(assignment) = assignment else { continue };
             if !living.lives(work, assignment.session_id).await?
@@ -51,13 +45,7 @@ impl SqliteStore {
             {
                 continue;
             }
-            if let Some(grant) = self.grant_ahead(work, &fire, assignment, arm).await? {
-                armed.grants.push(grant);
-                last.insert(fire.job.id);
-            }
-        }
-        for job in last {
-            retire_if_spent(work, job).await?;
+            armed.grants.extend(self.grant_ahead(work, &fire, assignment, arm).await?);
         }
         armed.next = next(work, arm).await?;
         Ok(armed)
@@ -129,15 +117,25 @@ async fn with_jobs(work: &mut Work, found: Vec<Execution>) -> Result<Vec<DueFire
     Ok(fires)
 }
 
-/// Takes a place in its queue, tenant and key, where there is one in each.
-async fn has_room(work: &mut Work, rooms: &mut Rooms, execution: &Execution, tenant_limit: i64) -> Result<bool> {
-    if let Some(concurrency) = &execution.concurrency {
-        // Of a key, only what is due has been asked for its limit, and this is not.
-        let gate = Gate::Key(execution.tenant_id, concurrency.key.clone());
-        rooms.lower(work, &gate, i64::from(concurrency.limit)).await?;
+/// Those that have a free place in their queue, tenant and key.
+async fn within_limits(work: &mut Work, fires: Vec<DueFire>, tenant_limit: i64) -> Result<Vec<DueFire>> {
+    let mut rooms = Rooms::default();
+    // Of a key, only what is due has been asked for its limit, and these are not. The smallest of all holds.
+    for execution in fires.iter().map(|fire| &fire.execution) {
+        if let Some(concurrency) = &execution.concurrency {
+            let gate = Gate::Key(execution.tenant_id, concurrency.key.clone());
+            rooms.lower(work, &gate, i64::from(concurrency.limit)).await?;
+        }
     }
-    let gates: Vec<Gate> = Gate::of(execution).into_iter().filter(|gate| !matches!(gate, Gate::Job(..))).collect();
-    rooms.admit(work, &gates, tenant_limit).await
+    let mut offered = Vec::new();
+    for fire in fires {
+        let of_job = |gate: &Gate| matches!(gate, Gate::Job(..));
+        let gates: Vec<Gate> = Gate::of(&fire.execution).into_iter().filter(|gate| !of_job(gate)).collect();
+        if rooms.admit(work, &gates, tenant_limit).await? {
+            offered.push(fire);
+        }
+    }
+    Ok(offered)
 }
 
 async fn next(work: &mut Work, arm: &Arm<'_>) -> Result<Option<DateTime<Utc>>> {

@@ -412,7 +412,7 @@ pub(super) async fn count(work: &mut Work, job: Uuid, more: i64, latest: DateTim
 }
 
 /// A job that has nothing left to fire by itself becomes inactive.
-pub(super) async fn retire_if_spent(work: &mut Work, job: Uuid) -> Result<()> {
+async fn retire_if_spent(work: &mut Work, job: Uuid) -> Result<()> {
     let spent = sqlx::query(select_jobs!(
         "where j.id = ? and j.status = 'active' and j.deleted_at is null and j.next_execution_at is null"
     ))

@@ -33,6 +33,10 @@ pub enum Call {
         agent: usize,
         limit: usize,
     },
+    Arm {
+        agent: usize,
+        limit: usize,
+    },
     /// One batch: (execution, whether as its holder, epochs back, what).
     Say(Vec<(Index, bool, i64, Word)>),
     Kill {
@@ -143,6 +147,7 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (index(), prop::option::weighted(0.3, 0_u8..3), prop::bool::weighted(0.2))
             .prop_map(|(job, key, later)| Call::Trigger { job, key, later }),
         5 => (agent(), 1_usize..6).prop_map(|(agent, limit)| Call::Claim { agent, limit }),
+        4 => (agent(), 1_usize..6).prop_map(|(agent, limit)| Call::Arm { agent, limit }),
         7 => proptest::collection::vec(word, 1..5).prop_map(Call::Say),
         1 => agent().prop_map(|agent| Call::Kill { agent }),
         1 => (agent(), back()).prop_map(|(agent, back)| Call::Renew { agent, back }),
@@ -241,7 +246,7 @@ impl Shared {
         plan
     }
 
-    fn offset(&self, at: DateTime<Utc>) -> i64 {
+    pub fn offset(&self, at: DateTime<Utc>) -> i64 {
         (at - self.base).num_seconds()
     }
 

@@ -62,6 +62,7 @@ impl Engine {
             }
             Call::Trigger { job, key, later } => self.trigger(n, *job, *key, *later).await,
             Call::Claim { agent, limit } => self.claim(*agent, *limit).await,
+            Call::Arm { agent, limit } => self.arm(*agent, *limit).await,
             Call::Say(words) => self.say(words).await,
             Call::Kill { agent } => {
                 let agent = &mut self.agents[*agent];
@@ -128,6 +129,26 @@ impl Engine {
         }
         let granted: Vec<String> = claimed.grants.iter().map(|g| self.shared.shown(&g.execution)).collect();
         format!("{}\n  {}", claimed.more, granted.join("\n  "))
+    }
+
+    async fn arm(&mut self, agent: usize, limit: usize) -> String {
+        let session = self.agents[agent].session.clone();
+        let lanes = all_lanes(&self.store).await;
+        let (least, ahead) = (Duration::ZERO, AHEAD.to_std().unwrap());
+        let arm = Arm { lanes: &lanes, least, ahead, limit, tenant_limit: 0, timeouts: TIMEOUTS };
+        let to = Assignment {
+            session_id: session.id,
+            attachment: session.attachment,
+            worker_name: session.agent.name.clone(),
+        };
+        let assign = |candidates: &[Candidate]| vec![Some(to.clone()); candidates.len()];
+        let armed = self.store.arm(&arm, &firing::arm, &assign).await.unwrap();
+        if self.agents[agent].dead {
+            self.agents[agent] = Agent { session: self.open().await, dead: false };
+        }
+        let granted: Vec<String> = armed.grants.iter().map(|g| self.shared.shown(&g.execution)).collect();
+        let next = armed.next.map(|at| self.shared.offset(at));
+        format!("{} {next:?}\n  {}", armed.more, granted.join("\n  "))
     }
 
     async fn say(&mut self, words: &[(Index, bool, i64, Word)]) -> String {

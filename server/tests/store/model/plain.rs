@@ -95,6 +95,7 @@ impl Plain {
             Call::Release => self.release(),
             Call::Trigger { job, key, later } => self.trigger(n, *job, *key, *later),
             Call::Claim { agent, limit } => self.claim(*agent, *limit),
+            Call::Arm { agent, limit } => self.arm(*agent, *limit),
             Call::Say(words) => self.say(words),
             Call::Kill { agent } => {
                 let agent = &mut self.agents[*agent];
@@ -181,8 +182,12 @@ impl Plain {
             let job = &self.jobs[&e.job_id];
             let is_full = job.spec.max_executions.is_some_and(|max| job.execution_count >= max);
             match verdicts.get(&e.id) {
-                Some(_) if is_full => {
+                Some(_) if is_full && !e.was_armed() => {
                     self.executions.remove(&e.id);
+                    continue;
+                }
+                Some(DueVerdict::Unplan) => {
+                    self.unplan(e);
                     continue;
                 }
                 Some(DueVerdict::Omit(omission)) => {
@@ -196,8 +201,8 @@ impl Plain {
             }
             self.step(e.id, &Event::Due).unwrap();
             released += 1;
-            if e.attempt == 0 {
-                self.count_one(e.job_id);
+            if e.attempt == 0 && !e.was_armed() {
+                self.count_one(e.job_id, self.now);
             }
         }
         for fire in fires.iter().filter(|f| f.job.status == JobStatus::Active) {
@@ -209,8 +214,56 @@ impl Plain {
         format!("{released} {late} {omitted} {:?}", self.shared.names(cancelled))
     }
 
+    /// Takes a fire away, with its count where it has been counted.
+    fn unplan(&mut self, e: &Execution) {
+        self.executions.remove(&e.id);
+        self.jobs.get_mut(&e.job_id).unwrap().execution_count -= i64::from(e.was_armed());
+    }
+
+    /// What of a job takes a place now: not what is granted ahead.
+    fn active(&self, job: Uuid) -> i64 {
+        self.count(job, |e| e.is_active() && !e.is_armed(self.now))
+    }
+
+    fn arm(&mut self, agent: usize, limit: usize) -> String {
+        let Agent { session, attachment, dead } = self.agents[agent];
+        let is_busy = |job: Uuid| self.count(job, Execution::is_active) > 0;
+        let mut found: Vec<Execution> = self.executions.values().filter(|e| is_planned(e)).cloned().collect();
+        found.retain(|e| e.run_at > self.now && e.run_at <= self.now + AHEAD);
+        found.retain(|e| self.jobs[&e.job_id].spec.max_concurrent == 0 || !is_busy(e.job_id));
+        found.sort_by_key(|e| (e.run_at, e.id));
+        found.truncate(limit);
+        let more = found.len() >= limit;
+        let fires: Vec<DueFire> = found
+            .into_iter()
+            .map(|execution| DueFire { job: self.jobs[&execution.job_id].clone(), execution, active: 0, waiting: 0 })
+            .collect();
+        let mut granted = Vec::new();
+        let lives = self.lives(session, attachment);
+        for (fire, may) in fires.iter().zip(firing::arm(&fires)) {
+            if !may || !lives {
+                continue;
+            }
+            let (job, version) = (fire.job.id, fire.job.version);
+            let timeout = TimeDelta::from_std(fire.job.spec.timeout(TIMEOUTS)).unwrap();
+            let event =
+                Event::Armed { session_id: session, worker_name: "agent".to_owned(), timeout, job_version: version };
+            let next = self.step(fire.execution.id, &event).unwrap();
+            granted.push(self.shared.shown(&next));
+            if !fire.execution.was_armed() {
+                self.count_one(job, next.run_at);
+            }
+        }
+        if dead {
+            self.agents[agent] = self.open();
+        }
+        let next = self.executions.values().filter(|e| is_planned(e) && e.run_at > self.now).map(|e| e.run_at).min();
+        let next = next.map(|at| self.shared.offset(at));
+        format!("{more} {next:?}\n  {}", granted.join("\n  "))
+    }
+
     fn due_fire(&self, e: &Execution) -> DueFire {
-        let active = self.count(e.job_id, Execution::is_active);
+        let active = self.active(e.job_id);
         let waiting = self.count(e.job_id, |e| e.state == State::Pending && e.attempt == 0);
         DueFire { execution: e.clone(), job: self.jobs[&e.job_id].clone(), active, waiting }
     }
@@ -219,20 +272,20 @@ impl Plain {
     fn replace(&mut self, by: &Execution, reason: &str) -> Vec<Uuid> {
         let others: Vec<Uuid> = self
             .of_job(by.job_id)
-            .filter(|e| e.is_active() && e.id != by.id && e.cancel_requested_at.is_none())
+            .filter(|e| e.is_active() && !e.is_armed(self.now) && e.id != by.id && e.cancel_requested_at.is_none())
             .map(|e| e.id)
             .collect();
         let event = Event::CancelRequested { reason: reason.to_owned() };
         others.into_iter().filter(|id| self.step(*id, &event).is_ok()).collect()
     }
 
-    fn count_one(&mut self, id: Uuid) {
+    fn count_one(&mut self, id: Uuid, at: DateTime<Utc>) {
         let job = self.jobs.get_mut(&id).unwrap();
         job.execution_count += 1;
-        job.last_execution_at = Some(self.now);
+        job.last_execution_at = job.last_execution_at.max(Some(at));
         if job.spec.max_executions.is_some_and(|max| job.execution_count >= max) {
             (job.status, job.cursor) = (JobStatus::Inactive, None);
-            self.executions.retain(|_, e| e.job_id != id || !is_planned(e));
+            self.executions.retain(|_, e| e.job_id != id || !is_planned(e) || e.was_armed());
         }
     }
 
@@ -258,7 +311,7 @@ impl Plain {
         if let Some(made) = key.and_then(|key| self.keys.get(&key)) {
             return self.shared.shown(&self.executions[made]);
         }
-        if firing::admit_trigger(&job, self.count(id, Execution::is_active), later).is_err() {
+        if firing::admit_trigger(&job, self.active(id), later).is_err() {
             return "refused".to_owned();
         }
         let at = if later { self.now + TimeDelta::days(1) } else { self.now };
@@ -274,7 +327,7 @@ impl Plain {
         let shown = self.shared.shown(&execution);
         self.executions.insert(execution.id, execution);
         if !later {
-            self.count_one(id);
+            self.count_one(id, self.now);
         }
         shown
     }
@@ -443,11 +496,14 @@ impl Plain {
         let change = self.shared.changed(&self.jobs[&id], self.now, what);
         let job = Job { version: change.job.version + 1, ..change.job };
         self.versions.insert((id, job.version), Arc::new(job.spec.clone()));
-        self.jobs.insert(id, job.clone());
+        self.jobs.insert(id, job);
         let now = self.now;
-        self.executions.retain(|_, e| e.job_id != id || !is_planned(e) || e.run_at <= now);
+        let back: Vec<Execution> = self.of_job(id).filter(|e| is_planned(e) && e.run_at > now).cloned().collect();
+        back.iter().for_each(|e| self.unplan(e));
+        let job = self.jobs[&id].clone();
         for e in self.executions.values_mut().filter(|e| e.job_id == id) {
-            if e.job_version == 0 && matches!(e.state, State::Scheduled | State::Pending) {
+            let waits = e.job_version == 0 && matches!(e.state, State::Scheduled | State::Pending);
+            if waits || e.is_armed(now) {
                 (e.queue, e.priority) = (job.spec.queue.clone(), job.spec.priority);
                 e.lane_id = i64::from(e.queue == "other");
             }
