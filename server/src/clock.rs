@@ -73,9 +73,9 @@ impl DatabaseClock {
     /// How long from now until an instant of the database has come for certain, whatever the error of what is known here, on a clock that runs
     /// by itself for so long. `None` where nothing has been read yet.
     pub fn certainly_in(&self, at: DateTime<Utc>) -> Option<Duration> {
-        let error = self.error()?;
-        let wait = self.local(at).saturating_duration_since(Instant::now());
-        Some(if wait.is_zero() { wait } else { wait + error + wait / DRIFT })
+        let latest = self.local(at) + self.error()?;
+        let wait = latest.saturating_duration_since(Instant::now());
+        Some(wait + wait / DRIFT)
     }
 
     /// The database's time now, as far as it is known.

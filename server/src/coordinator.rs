@@ -17,7 +17,7 @@ use crate::auth::{AuthLayer, Authenticator};
 use crate::cache::Caches;
 use crate::clock::DatabaseClock;
 use crate::config::{Limits, Sharing};
-use crate::dispatch::{AgentApi, Cancels, Dispatch, Dispatcher, HandOver, Intake, Renewals};
+use crate::dispatch::{AgentApi, Armer, Cancels, Dispatch, Dispatcher, HandOver, Intake, Renewals};
 use crate::gateway;
 use crate::limiter::Limiter;
 use crate::lock::Locks;
@@ -163,10 +163,19 @@ impl Parts {
             coordinator: info.id,
             ttl: limits.session_ttl(),
         };
+        let hand_over = HandOver { store: store.clone(), dispatch: dispatch.clone(), intake, clock: clock.clone() };
+        let armer = Armer {
+            store: store.clone(),
+            dispatch: dispatch.clone(),
+            hand_over: hand_over.clone(),
+            clock: clock.clone(),
+            signals: signals.clone(),
+            limits: limits.clone(),
+        };
         let dispatcher = Dispatcher {
             store: store.clone(),
             dispatch: dispatch.clone(),
-            hand_over: HandOver { store: store.clone(), dispatch: dispatch.clone(), intake },
+            hand_over,
             signals: signals.clone(),
             limits: limits.clone(),
         };
@@ -194,6 +203,7 @@ impl Parts {
         tasks.spawn(releaser.run(loops.clone()));
         tasks.spawn(reaper.run(loops.clone()));
         tasks.spawn(dispatcher.run(loops.clone()));
+        tasks.spawn(armer.run(loops.clone()));
         tasks.spawn(cancels.run(loops.clone()));
         tasks.spawn(renewals.run(loops.clone()));
         tasks.spawn(upkeep.run(loops.clone()));

@@ -118,7 +118,11 @@ fn verdict(fire: &DueFire, load: Load, is_last: bool, now: DateTime<Utc>) -> Due
     let late = now - fire.execution.scheduled_at;
     if fire.execution.was_armed() {
         // It has been admitted, when it was granted ahead.
-        return if armed::is_wanted(&fire.job, fire.execution.scheduled_at) { DueVerdict::Admit } else { DueVerdict::Unplan };
+        return if armed::is_wanted(&fire.job, fire.execution.scheduled_at) {
+            DueVerdict::Admit
+        } else {
+            DueVerdict::Unplan
+        };
     }
     if fire.job.deleted_at.is_some() || fire.job.status == JobStatus::Inactive {
         return omit(fire, "stopped", "the job had been stopped");

@@ -57,9 +57,8 @@ impl Api {
         match changed {
             Ok(Changed { job, cancelled }) => {
                 self.wake(Wake::Plan).await;
-                if cancelled.iter().any(|execution| execution.lease().is_some()) {
-                    self.wake(Wake::Cancel).await;
-                }
+                // What agents run of it may have to end, and what they hold ahead of its instant is called back.
+                self.wake(Wake::Cancel).await;
                 let past = *past.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some((from, to)) = past {
                     self.caches.forget_days(principal.tenant(), from, to).await;

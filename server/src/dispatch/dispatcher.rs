@@ -79,6 +79,7 @@ impl Dispatcher {
             let (claimed, ()) = tokio::join!(self.claim(free, &reserved), self.give(ready.take()));
             let claimed = claimed?;
             let (granted, more) = (claimed.grants.len(), claimed.more);
+            self.dispatch.set_backlog(more);
             found |= granted > 0 || more;
             if granted > 0 {
                 self.dispatch.claimed(granted);

@@ -8,6 +8,7 @@ use orrery_proto::{Json, Timestamp};
 use uuid::Uuid;
 
 use super::text;
+use crate::clock::DatabaseClock;
 use crate::execution::Execution;
 use crate::store::Grant;
 use crate::telemetry::{current_traceparent, set_parent};
@@ -19,7 +20,7 @@ const FRAME_BYTES: usize = 1 << 20;
 const A_LEASE: usize = 192;
 
 /// Leases in frames, in their order.
-pub(super) fn frames(grants: &[Grant]) -> Vec<LeaseBatch> {
+pub(super) fn frames(grants: &[Grant], clock: &DatabaseClock) -> Vec<LeaseBatch> {
     let traced = is_traced();
     let mut frames = Vec::new();
     let mut frame = Frame::default();
@@ -27,7 +28,7 @@ pub(super) fn frames(grants: &[Grant]) -> Vec<LeaseBatch> {
         if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant) > FRAME_BYTES {
             frames.push(std::mem::take(&mut frame).batch);
         }
-        frame.add(grant, traced);
+        frame.add(grant, traced, clock);
     }
     if !frame.batch.leases.is_empty() {
         frames.push(frame.batch);
@@ -59,14 +60,15 @@ impl<'a> Frame<'a> {
         if self.works.contains_key(&shared(grant)) { of_lease } else { of_lease + of_work }
     }
 
-    fn add(&mut self, grant: &'a Grant, traced: bool) {
+    fn add(&mut self, grant: &'a Grant, traced: bool, clock: &DatabaseClock) {
         self.size += self.weight(grant);
         let works = &mut self.batch.works;
         let number = *self.works.entry(shared(grant)).or_insert_with(|| {
             works.push(work(grant));
             u32::try_from(works.len()).unwrap_or(u32::MAX)
         });
-        self.batch.leases.push(lease(grant, number, traced));
+        let start_in_us = start_in(&grant.execution, clock);
+        self.batch.leases.push(Lease { start_in_us, ..lease(grant, number, traced) });
     }
 }
 
@@ -97,6 +99,16 @@ fn lease(grant: &Grant, work: u32, traced: bool) -> Lease {
     }
 }
 
+/// How long the agent must wait from now, in microseconds, so that it begins for certain not before the instant: by the grant, which is over,
+/// no longer than from then; and mostly less, as the database's clock is known.
+fn start_in(execution: &Execution, clock: &DatabaseClock) -> i64 {
+    let (Some(at), Some(lease)) = (execution.armed_for(), execution.lease()) else { return 0 };
+    let since_grant = (at - lease.granted_at).to_std().unwrap_or_default();
+    let wait = clock.certainly_in(at).map_or(since_grant, |wait| wait.min(since_grant));
+    let whole = wait.as_nanos().div_ceil(1000);
+    i64::try_from(whole).unwrap_or(i64::MAX)
+}
+
 /// Whether spans go anywhere. Asked once for all leases of a grant: a span of each costs more than all else about it.
 fn is_traced() -> bool {
     tracing::info_span!("grant").in_scope(current_traceparent).is_some()
@@ -116,10 +128,13 @@ fn traced_by_grant(execution: &Execution) -> Option<String> {
 mod tests {
     use std::sync::Arc;
 
+    use chrono::Utc;
     use orrery_proto::v1::TriggerType;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::dispatch::tests::{execution, spec};
+    use crate::execution::State;
 
     fn grant(id: u128, job: u128, parameters: usize, config: usize) -> Grant {
         let mut execution = execution(id);
@@ -132,7 +147,9 @@ mod tests {
 
     #[test]
     fn leases_are_sent_in_frames_that_agents_can_read() {
-        let sizes = |grants: Vec<Grant>| frames(&grants).iter().map(|f| f.leases.len()).collect::<Vec<_>>();
+        let sizes = |grants: Vec<Grant>| {
+            frames(&grants, &DatabaseClock::default()).iter().map(|f| f.leases.len()).collect::<Vec<_>>()
+        };
         let kib = 1 << 10;
         assert_eq!(sizes(vec![]), [0_usize; 0]);
         assert_eq!(sizes(vec![grant(1, 1, 10, 10), grant(2, 1, 10, 10)]), [2]);
@@ -144,12 +161,42 @@ mod tests {
         assert_eq!(sizes(configs), [2, 2], "what is shared has its weight too");
     }
 
+    /// By a clock that is an hour off, as by one that is known badly or not at all: never before the instant, and not much after it.
+    #[test]
+    fn what_is_granted_ahead_is_to_wait_until_its_instant() {
+        let of = |clock: &DatabaseClock, ahead_ms: i64| {
+            let mut early = grant(1, 1, 0, 1);
+            let granted_at = Utc::now() + chrono::TimeDelta::hours(1);
+            early.execution.run_at = granted_at + chrono::TimeDelta::milliseconds(ahead_ms);
+            let lease = crate::execution::Lease {
+                session_id: Uuid::nil(),
+                worker_name: String::new(),
+                granted_at,
+                started_at: None,
+                deadline: early.execution.run_at,
+            };
+            early.execution.state = State::Leased(lease);
+            clock.observe(Instant::now(), granted_at);
+            frames(&[early], clock)[0].leases[0].start_in_us
+        };
+        let quick = of(&DatabaseClock::default(), 900);
+        assert!((800_000..=900_000).contains(&quick), "{quick}");
+        assert_eq!(of(&DatabaseClock::default(), 0), 0, "a lease as any other");
+        // A reading that took ten seconds tells nothing about the second to come.
+        let vague = DatabaseClock::default();
+        let asked = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        vague.observe(asked, Utc::now());
+        assert!(vague.certainly_in(Utc::now() + chrono::TimeDelta::seconds(1)).unwrap() >= Duration::from_secs(1));
+        let late = vague.certainly_in(Utc::now() + chrono::TimeDelta::seconds(10)).unwrap();
+        assert!(late >= Duration::from_millis(9_990), "{late:?}");
+    }
+
     #[test]
     fn what_executions_of_a_job_have_in_common_is_sent_once() {
         let mut renamed = grant(3, 7, 0, 5);
         renamed.execution.job_name = "as it was called before".into();
         let grants = [grant(1, 7, 0, 5), grant(2, 8, 2, 5), renamed, grant(4, 7, 0, 5)];
-        let sent = frames(&grants);
+        let sent = frames(&grants, &DatabaseClock::default());
         let [batch] = sent.as_slice() else { panic!("{} frames", sent.len()) };
         assert_eq!(batch.leases.iter().map(|lease| lease.work).collect::<Vec<_>>(), [1, 2, 3, 1]);
         for (lease, grant) in batch.leases.iter().zip(&grants) {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::frames::frames;
 use super::{Dispatch, Intake, Reservations, Taken, Word};
+use crate::clock::DatabaseClock;
 use crate::execution::{Event, Execution};
 use crate::store::{DynStore, Grant};
 
@@ -16,6 +17,7 @@ pub struct HandOver {
     pub store: DynStore,
     pub dispatch: Arc<Dispatch>,
     pub intake: Intake,
+    pub clock: Arc<DatabaseClock>,
 }
 
 impl HandOver {
@@ -43,7 +45,7 @@ impl HandOver {
 
     /// Sends leases of one attachment. Answers with them where they cannot be sent.
     fn send(&self, whose: Taken, batch: Vec<Grant>, reserved: &Reservations) -> Vec<(Uuid, i64)> {
-        let frames = frames(&batch);
+        let frames = frames(&batch, &self.clock);
         let leases: Vec<(Uuid, i64)> = batch.iter().map(|g| (g.execution.id, g.execution.epoch)).collect();
         let known: Vec<Arc<Execution>> = batch.into_iter().map(|grant| Arc::new(grant.execution)).collect();
         let spent = reserved.spend(whose, known.len());

@@ -4,6 +4,7 @@
 //! writes what agents say, renewals keep sessions alive, cancels tell agents to stop. Everything that decides anything is in the store.
 
 mod answers;
+mod armer;
 mod cancels;
 mod dispatcher;
 mod frames;
@@ -28,6 +29,7 @@ use orrery_proto::v1::{CoordinatorMessage, DrainRequest, HeldLease, Revoke};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+pub use armer::Armer;
 pub use cancels::Cancels;
 pub use dispatcher::Dispatcher;
 pub use handover::HandOver;
@@ -90,6 +92,21 @@ impl Dispatch {
     /// How many executions the attached agents would take now.
     pub fn free(&self) -> usize {
         self.lock().free()
+    }
+
+    /// How many of those may be what is not due yet: none while there is a backlog.
+    pub(crate) fn spare(&self) -> usize {
+        self.lock().spare()
+    }
+
+    /// Whether more waits than could be given away.
+    pub(crate) fn set_backlog(&self, is_backlog: bool) {
+        self.lock().has_backlog = is_backlog;
+    }
+
+    /// The lanes that somebody free serves, by id.
+    pub(crate) fn open_lanes(&self) -> Vec<i64> {
+        self.lock().pool.open_lanes()
     }
 
     /// A way to take credits for leases that are about to be granted.

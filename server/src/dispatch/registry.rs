@@ -19,11 +19,23 @@ pub(crate) struct Registry {
     places: usize,
     /// Somebody has named a lane that is not known here.
     pub(super) lane_missed: bool,
+    /// More waits than could be given away.
+    pub(super) has_backlog: bool,
 }
+
+/// Of all places, one of so many is never taken by what is not due yet.
+const KEPT: usize = 4;
 
 impl Registry {
     pub(super) fn new(strategy: Strategy, places: usize) -> Self {
-        Self { sessions: HashMap::new(), pool: Pool::new(strategy), running: 0, places, lane_missed: false }
+        Self {
+            sessions: HashMap::new(),
+            pool: Pool::new(strategy),
+            running: 0,
+            places,
+            lane_missed: false,
+            has_backlog: false,
+        }
     }
 
     pub(super) fn sessions(&self) -> &HashMap<Uuid, Attached> {
@@ -82,6 +94,21 @@ impl Registry {
         self.pool.credits().min(self.places.saturating_sub(self.running))
     }
 
+    /// How many of those may be what is not due yet. Agents keep some of their slots beside.
+    pub(super) fn spare(&self) -> usize {
+        let places = self.places - self.places.div_ceil(KEPT);
+        if self.has_backlog { 0 } else { self.pool.credits().min(places.saturating_sub(self.running)) }
+    }
+
+    /// Takes a credit of the agent that is to get the next execution of a lane, for what is not due yet: the last quarter of an agent's slots is
+    /// kept for what comes before that.
+    pub(super) fn reserve_spare(&mut self, lane: i64) -> Option<Assignment> {
+        let id = (self.spare() > 0).then(|| self.pool.choose(lane))??;
+        let taken =
+            self.change(id, |session| session.load().is_some() && session.has_spare(KEPT) && session.reserve())?;
+        self.sessions.get(&id).filter(|_| taken).map(assignment)
+    }
+
     /// Takes a credit of the agent that is to get the next execution of a lane.
     pub(super) fn reserve(&mut self, lane: i64) -> Option<Assignment> {
         if self.running >= self.places {
@@ -96,11 +123,7 @@ impl Registry {
             // A stream that has been cut since it was looked at takes nothing more.
             let taken = self.change(id, |session| session.load().is_some() && session.reserve())?;
             if let (true, Some(session)) = (taken, self.sessions.get(&id)) {
-                return Some(Assignment {
-                    session_id: id,
-                    attachment: session.attachment,
-                    worker_name: session.agent.name.clone(),
-                });
+                return Some(assignment(session));
             }
         }
     }
@@ -110,4 +133,9 @@ impl Registry {
         let executor = self.pool.lane(lane).map(|lane| lane.executor.split(':').next().unwrap_or_default());
         executor.and_then(JobType::from_json_str).unwrap_or_default()
     }
+}
+
+fn assignment(session: &Attached) -> Assignment {
+    let (session_id, attachment) = (session.id, session.attachment);
+    Assignment { session_id, attachment, worker_name: session.agent.name.clone() }
 }

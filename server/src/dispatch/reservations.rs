@@ -37,6 +37,17 @@ impl Reservations {
         lanes.into_iter().map(&mut reserve).collect()
     }
 
+    /// The same for what is not due yet, of which nobody is to be given more than it has to spare.
+    pub(super) fn reserve_spare(&self, lanes: impl IntoIterator<Item = i64>) -> Vec<Option<Assignment>> {
+        let (mut mine, mut registry) = (self.lock(), self.dispatch.lock());
+        let mut reserve = |lane: i64| {
+            let assignment = registry.reserve_spare(lane)?;
+            *mine.entry(taken(&assignment)).or_default() += 1;
+            Some(assignment)
+        };
+        lanes.into_iter().map(&mut reserve).collect()
+    }
+
     /// Gives everything back, to begin anew.
     pub fn release(&self) {
         let taken = std::mem::take(&mut *self.lock());

@@ -144,6 +144,11 @@ impl Attached {
         has_credit
     }
 
+    /// Whether it takes more than one of so many of its slots.
+    pub(crate) fn has_spare(&self, kept: usize) -> bool {
+        self.credits > usize::try_from(self.agent.slots).unwrap_or(0).div_ceil(kept)
+    }
+
     /// Credits that were taken and not used.
     pub(crate) fn give_back(&mut self, credits: usize) {
         let credits = credits.min(self.reserved);

@@ -10,7 +10,8 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use chrono::{DateTime, Utc};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use planner::Planner;
@@ -57,6 +58,8 @@ pub struct Signals {
     pub release: Notify,
     pub work: Notify,
     pub cancel: Notify,
+    /// The nearest instant at which something comes due, as the releaser knows it.
+    pub due: watch::Sender<Option<DateTime<Utc>>>,
 }
 
 impl Signals {

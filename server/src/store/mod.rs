@@ -19,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use error::StoreError;
@@ -44,6 +45,12 @@ pub trait Store:
 
     /// The database's clock.
     async fn now(&self) -> Result<DateTime<Utc>>;
+
+    /// The database's clock, and when it was asked for at the earliest, as nearly as an engine can tell.
+    async fn read_clock(&self) -> Result<(Instant, DateTime<Utc>)> {
+        let asked = Instant::now();
+        Ok((asked, self.now().await?))
+    }
 
     /// Tells all coordinators, this one included, that there may be work. Cheap, and may be lost: everybody looks by a timer as well.
     async fn wake(&self, hint: Wake) -> Result<()>;

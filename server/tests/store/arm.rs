@@ -192,7 +192,8 @@ pub async fn a_job_with_a_limit_is_granted_ahead_once_and_alone(store: DynStore)
     assert_eq!(armed.len(), 1);
     assert!(arm(&store, &agent).await.is_empty());
     // Somebody may ask for it meanwhile, and it waits: there is one lease at most.
-    let asked = store.trigger(vec![trigger_of(&job)], &|job, active, _| firing::admit_trigger(job, active, false)).await;
+    let asked =
+        store.trigger(vec![trigger_of(&job)], &|job, active, _| firing::admit_trigger(job, active, false)).await;
     assert_eq!(asked.unwrap()[0].state, State::Pending);
     assert!(claim(&store, &agent, 10).await.grants.is_empty());
     apply(&store, &armed[0], given_back(&armed[0])).await.unwrap();
@@ -316,7 +317,10 @@ pub async fn a_schedule_that_has_lost_an_instant_takes_its_fire_back(store: DynS
         apply(&store, &armed, given_back(&armed)).await.unwrap();
         released_at(&store, at).await;
         let due = store.execution(TENANT, armed.id).await.unwrap();
-        assert_eq!((due.map(|e| e.state), count(&store, &job).await), (keeps.then_some(State::Pending), i64::from(keeps)));
+        assert_eq!(
+            (due.map(|e| e.state), count(&store, &job).await),
+            (keeps.then_some(State::Pending), i64::from(keeps))
+        );
         delete(&store, &job).await;
     }
 }

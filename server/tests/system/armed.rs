@@ -65,7 +65,10 @@ async fn a_coordinator_that_dies_before_the_instant_delays_nothing() {
     let again = world.server(&[EARLY, ("ORRERY_GRPC", &address)]).await;
     let rest = again.rest();
     let run = finished(&rest, &job).await;
-    assert_eq!((&run["status"], &run["epoch"], &run["scheduledAt"]), (&json!("completed"), &json!(1), &json!(shown(at))));
+    assert_eq!(
+        (&run["status"], &run["epoch"], &run["scheduledAt"]),
+        (&json!("completed"), &json!(1), &json!(shown(at)))
+    );
     assert_eq!((rest.job(&job).await["executionCount"].as_i64(), target.arrivals().len()), (Some(1), 1));
 }
 
@@ -103,10 +106,8 @@ async fn what_is_paused_or_cancelled_in_time_does_not_begin() {
     assert_eq!(rest.execution(&execution).await["status"], "pending");
     assert!(rest.executions(&job).await.is_empty(), "it is not due");
     rest.post(&format!("/jobs/{job}/pause"), json!({})).await.ok();
-    until_true("it is taken back", SOON, async || {
-        rest.get(&format!("/executions/{execution}")).await.status == 404
-    })
-    .await;
+    until_true("it is taken back", SOON, async || rest.get(&format!("/executions/{execution}")).await.status == 404)
+        .await;
     assert_eq!(rest.job(&job).await["executionCount"], 0);
     assert!(Utc::now() >= at, "the agent gave it back, and it was taken away at its instant");
 
@@ -124,9 +125,8 @@ async fn what_is_paused_or_cancelled_in_time_does_not_begin() {
 
 /// The only execution of a job, once it is over.
 async fn finished(rest: &Rest, job: &str) -> Value {
-    let found = until("it is over", SOON * 2, async || {
-        rest.executions(job).await.into_iter().find(crate::rest::is_over)
-    });
+    let found =
+        until("it is over", SOON * 2, async || rest.executions(job).await.into_iter().find(crate::rest::is_over));
     tokio::time::timeout(Duration::from_secs(60), found).await.unwrap()
 }
 

@@ -19,8 +19,8 @@ mod token;
 mod wait;
 mod world;
 
-mod bench;
 mod armed;
+mod bench;
 mod clocks;
 mod coordinators;
 mod credentials;

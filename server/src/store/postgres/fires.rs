@@ -9,7 +9,8 @@ use super::leases::LEASES_ASKED;
 use super::{PgStore, lanes, retried};
 use crate::execution::Execution;
 use crate::store::{
-    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, Releases, Result, Trigger,
+    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, Releases, Result,
+    Trigger,
 };
 
 #[async_trait]

@@ -47,6 +47,7 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::commit::Tries;
@@ -309,6 +310,13 @@ impl Store for PgStore {
 
     async fn now(&self) -> Result<DateTime<Utc>> {
         Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
+    }
+
+    async fn read_clock(&self) -> Result<(Instant, DateTime<Utc>)> {
+        // To wait for a connection, and to try whether it is one still, takes longer than to ask.
+        let mut connection = self.pool().acquire().await?;
+        let asked = Instant::now();
+        Ok((asked, clock(&mut connection).await?))
     }
 
     async fn wake(&self, hint: Wake) -> Result<()> {

@@ -31,7 +31,8 @@ impl SqliteStore {
         let found: Vec<Execution> = found.iter().filter_map(|row| rows::live(row).ok()).collect();
         let fires = with_jobs(work, found).await?;
         let verdicts = if fires.is_empty() { Vec::new() } else { decide(&fires) };
-        let fires: Vec<DueFire> = fires.into_iter().zip(verdicts).filter(|(_, may)| *may).map(|(fire, _)| fire).collect();
+        let fires: Vec<DueFire> =
+            fires.into_iter().zip(verdicts).filter(|(_, may)| *may).map(|(fire, _)| fire).collect();
         let offered = within_limits(work, fires, arm.tenant_limit).await?;
         let candidates: Vec<Candidate> =
             offered.iter().map(|fire| Candidate { execution: fire.execution.clone() }).collect();

@@ -161,13 +161,8 @@ pub(super) async fn delete(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> R
 
 /// The active executions of a job but one, and but what is granted ahead.
 pub(super) async fn active_of(work: &mut Work, job: Uuid, but: Uuid) -> Result<Vec<Execution>> {
-    let others = select_live!(
-        "where job_id = ?1 and id <> ?2 and ",
-        active!(),
-        " and not ",
-        armed_at!("?3"),
-        " order by id"
-    );
+    let others =
+        select_live!("where job_id = ?1 and id <> ?2 and ", active!(), " and not ", armed_at!("?3"), " order by id");
     let found = sqlx::query(others).bind(job).bind(but).bind(micros(work.now)).fetch_all(&mut *work.tx).await?;
     found.iter().map(rows::live).collect()
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use orrery_proto::v1::{JobStatus, TriggerType};
-use sqlx::sqlite::SqliteRow;
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::executions::{self, active, active_of, armed_at, omit, planned};
@@ -17,8 +17,8 @@ use crate::execution::{Event, Execution, ON_TIME, State, manual_id};
 use crate::firing;
 use crate::job::{Job, ScheduleKind};
 use crate::store::{
-    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane, PlanCandidate, Planned, Releases, Result,
-    StoreError, Trigger,
+    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane,
+    PlanCandidate, Planned, Releases, Result, StoreError, Trigger,
 };
 
 /// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to

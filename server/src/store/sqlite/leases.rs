@@ -12,7 +12,9 @@ use super::rows::{self, before, from_micros, micros, select_live, span};
 use super::{SqliteStore, Work, pick};
 use crate::execution::{Event, Execution, Policy, Rejected, apply};
 use crate::job::RetryPolicy;
-use crate::store::{Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError, Wanted};
+use crate::store::{
+    Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError, Wanted,
+};
 
 #[async_trait]
 impl Leases for SqliteStore {
@@ -240,7 +242,8 @@ async fn wanted_of(work: &mut Work, session_id: Uuid) -> Result<Vec<Wanted>> {
     .bind(micros(work.now))
     .fetch_all(&mut *work.tx)
     .await?;
-    let wanted = |(execution_id, epoch, is_recall)| Wanted { lease: Held { session_id, execution_id, epoch }, is_recall };
+    let wanted =
+        |(execution_id, epoch, is_recall)| Wanted { lease: Held { session_id, execution_id, epoch }, is_recall };
     Ok(found.into_iter().map(wanted).collect())
 }
 
