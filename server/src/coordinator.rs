@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::api::{self, Api, CoordinatorInfo};
+use crate::api::{self, Api, CoordinatorInfo, TriggerQueue};
 use crate::auth::{AuthLayer, Authenticator};
 use crate::cache::Caches;
 use crate::clock::DatabaseClock;
@@ -224,7 +224,10 @@ impl Parts {
         shutdown: &CancellationToken,
         streams: &CancellationToken,
     ) -> Result<(), ServeError> {
+        let (triggers, making) = TriggerQueue::new(self.store.clone(), self.limits.clone(), None);
+        self.tasks.spawn(making.run(self.loops.clone()));
         let api = Api {
+            triggers,
             store: self.store.clone(),
             limits: self.limits.clone(),
             info: self.info.clone(),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind};
 use crate::execution::ON_TIME;
-use crate::job::Job;
+use crate::job::{Job, JobSpec};
 use crate::schedule::{self, PlanInput, Schedule};
 use crate::store::{DueFire, DueVerdict, JobPlan, NewOmission, PlanCandidate};
 
@@ -191,6 +191,11 @@ fn omit(fire: &DueFire, reason: &str, detail: &str) -> DueVerdict {
     DueVerdict::Omit(NewOmission { reason: reason.into(), from: at, to: at, count: 1, detail: detail.into() })
 }
 
+/// Whether what is active of a job decides over its triggers, so that it has to be counted for [`admit_trigger`].
+pub fn counts_active(spec: &JobSpec) -> bool {
+    spec.max_concurrent > 0 && spec.overlap != OverlapPolicy::Allow
+}
+
 /// Whether a trigger may run: a job that is stopped takes none, and one at its limit takes no more. One that is to run `later` asks for its
 /// place then.
 ///
@@ -201,14 +206,12 @@ pub fn admit_trigger(job: &Job, active: i64, later: bool) -> Result<(), Error> {
         let message = format!("job {} is inactive; resume it before triggering it", job.spec.name);
         return Err(Error::new(Kind::Conflict, "JOB_INACTIVE", message));
     }
+    // Without a limit there is nothing to pass, and under `allow` it waits for a free place.
+    if later || !counts_active(&job.spec) {
+        return Ok(());
+    }
     let limit = i64::from(job.spec.max_concurrent);
-    let places = match job.spec.overlap {
-        _ if limit == 0 || later => return Ok(()),
-        // It waits for a free place.
-        OverlapPolicy::Allow => return Ok(()),
-        OverlapPolicy::QueueOne => limit + 1,
-        _ => limit,
-    };
+    let places = if job.spec.overlap == OverlapPolicy::QueueOne { limit + 1 } else { limit };
     if active >= places {
         let message = format!("job {} has {active} active executions, and maxConcurrent is {limit}", job.spec.name);
         return Err(Error::new(Kind::Conflict, "JOB_ALREADY_RUNNING", message)

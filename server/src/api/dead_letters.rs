@@ -69,8 +69,7 @@ impl DeadLetterService for Api {
         // That it was released is its own idempotency: a key adds nothing.
         let asking = triggers::Asking { key: String::new(), ..asking(&principal, &metadata)? };
         let trigger = triggers::again(&execution, "", &asking)?;
-        let now = self.store.now().await.map_err(Error::from)?;
-        let made = self.store.release_dead_letter(&trigger, &triggers::admission(now)).await.map_err(of_letter(id))?;
+        let made = self.store.release_dead_letter(&trigger, &triggers::admission(None)).await.map_err(of_letter(id))?;
         self.wake(Wake::Work).await;
         Ok(Response::new(convert::execution(&made)))
     }

@@ -14,6 +14,7 @@ mod page_token;
 mod request;
 mod scheduler;
 mod timing;
+mod trigger_queue;
 mod triggers;
 mod watch;
 
@@ -29,6 +30,7 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 pub(crate) use scheduler::HTTP_STATUS;
+pub use trigger_queue::{Places, TriggerLoop, TriggerQueue};
 
 use crate::admission::{Admission, Full, Gate};
 use crate::cache::Caches;
@@ -45,6 +47,8 @@ pub struct Api {
     pub info: Arc<CoordinatorInfo>,
     pub locks: Locks,
     pub caches: Caches,
+    /// The way in for executions that are asked for one by one.
+    pub triggers: TriggerQueue,
 }
 
 /// What a coordinator says of itself.

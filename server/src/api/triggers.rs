@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::execution::Execution;
 use crate::firing;
 use crate::job::Job;
-use crate::store::{StoreError, Trigger, Wake};
+use crate::store::{DynStore, StoreError, Trigger, Wake};
 
 /// The largest parameters of a run, in bytes of their JSON text.
 const MAX_PARAMETERS: usize = 1 << 20;
@@ -95,30 +95,39 @@ fn parameters(json: Option<Json>) -> Result<Option<String>, Error> {
     }
 }
 
-/// Decides over triggers, as of an instant.
-pub(super) fn admission(now: DateTime<Utc>) -> impl Fn(&Job, i64, &Trigger) -> Result<(), Error> {
-    move |job, active, trigger| firing::admit_trigger(job, active, trigger.run_at.is_some_and(|at| at > now))
+/// Decides over triggers, as of an instant; it is only needed where one of them names a time.
+pub(super) fn admission(now: Option<DateTime<Utc>>) -> impl Fn(&Job, i64, &Trigger) -> Result<(), Error> {
+    move |job, active, trigger| {
+        let later = trigger.run_at.is_some_and(|at| now.is_some_and(|now| at > now));
+        firing::admit_trigger(job, active, later)
+    }
+}
+
+/// The database's clock, where one of these triggers names a time.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn clock_for(
+    store: &DynStore,
+    mut triggers: impl Iterator<Item = &Trigger> + Send,
+) -> Result<Option<DateTime<Utc>>, StoreError> {
+    match triggers.any(|trigger| trigger.run_at.is_some()) {
+        true => store.now().await.map(Some),
+        false => Ok(None),
+    }
 }
 
 impl Api {
     /// Makes executions, all or none.
     pub(super) async fn trigger_all(&self, triggers: Vec<Trigger>) -> Result<Vec<Execution>, StoreError> {
-        let now = self.store.now().await?;
+        let now = clock_for(&self.store, triggers.iter()).await?;
         let made = self.store.trigger(triggers, &admission(now)).await?;
         self.wake(Wake::Work).await;
         Ok(made)
     }
 
-    /// Makes one execution. Where triggers of its job contend, it waits for its turn: of many, all but a few are going to be refused, and
-    /// should not hold a connection of the pool meanwhile. A job without a limit takes no lock, and many triggers of one call take none: the
-    /// transaction decides either way.
+    /// Makes one execution, together with what others ask for at the same time.
     pub(super) async fn trigger_one(&self, trigger: Trigger) -> Result<Execution, Error> {
-        let job = trigger.job;
-        let _held = match self.caches.contends(trigger.tenant, job).await {
-            true => Some(self.lock_job(job).await?),
-            false => None,
-        };
-        let made = self.trigger_all(vec![trigger]).await.map_err(super::of_job(job))?;
-        made.into_iter().next().ok_or_else(|| Error::job_not_found(job))
+        self.triggers.ask(trigger).await
     }
 }

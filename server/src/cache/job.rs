@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use orrery_proto::v1::OverlapPolicy;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Caches, Read};
@@ -13,9 +11,6 @@ use crate::job::{Job, JobSpec};
 use crate::store::StoreError;
 
 const LIFE: Duration = Duration::from_secs(3600);
-/// How long it is remembered in this process whether triggers of a job contend, and for how many jobs.
-const REMEMBERED: Duration = Duration::from_secs(10);
-const MOST: usize = 20_000;
 
 /// The definition of a job. What changes as it fires is not here, and neither is the executor's config: it may hold secrets, and nobody who
 /// reads the cache needs it.
@@ -32,11 +27,6 @@ impl JobConfig {
     fn of(job: Job) -> Self {
         let Job { id, tenant_id, version, created_at, spec, .. } = job;
         Self { id, tenant_id, version, created_at, spec: JobSpec { config: String::new(), ..spec } }
-    }
-
-    /// Whether two triggers at once may be one too many.
-    fn contends(&self) -> bool {
-        self.spec.max_concurrent > 0 && self.spec.overlap != OverlapPolicy::Allow
     }
 }
 
@@ -69,25 +59,6 @@ impl Caches {
         Ok(found.filter(|job| job.tenant_id == tenant))
     }
 
-    /// Whether triggers of this job stand in each other's way, so that they had better wait for one another. As it was some seconds ago.
-    pub async fn contends(&self, tenant: Uuid, id: Uuid) -> bool {
-        let remembered = self.contended().get(&id).copied();
-        if let Some((contends, since)) = remembered
-            && since.elapsed() < REMEMBERED
-        {
-            return contends;
-        }
-        // What cannot be read or is not there is for the trigger itself to say.
-        let Ok(Some(job)) = self.job(tenant, id).await else { return false };
-        let contends = job.contends();
-        let mut contended = self.contended();
-        if contended.len() >= MOST {
-            contended.clear();
-        }
-        contended.insert(id, (contends, Instant::now()));
-        contends
-    }
-
     /// To be called before a job is changed; the caches answer again once what this returns is done.
     pub async fn changing(&self, job: Uuid) -> Changing {
         let keys = vec![key(job), super::fires::key(job)];
@@ -99,10 +70,6 @@ impl Caches {
             self.distrust().await;
         }
         Changing { caches: self.clone(), keys, fence, is_done: false }
-    }
-
-    fn contended(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<Uuid, (bool, Instant)>> {
-        self.inner.contended.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -23,7 +23,6 @@ mod fires;
 mod job;
 mod stats;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +30,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use self::entry::{Entries, Found};
 pub use self::job::JobConfig;
@@ -57,8 +55,6 @@ struct Inner {
     entries: Option<Entries>,
     metrics: Metrics,
     known: Mutex<Option<Known>>,
-    /// Whether triggers of a job contend, and since when that is known. Only what is waited for depends on it.
-    contended: Mutex<HashMap<Uuid, (bool, Instant)>>,
 }
 
 /// What is known of the generation of caches.
@@ -80,7 +76,7 @@ impl Caches {
     /// Caches in `redis`, of what `store` says.
     pub fn new(store: DynStore, redis: Option<Redis>, metrics: Metrics) -> Self {
         let entries = redis.map(Entries::new);
-        let inner = Inner { store, entries, metrics, known: Mutex::default(), contended: Mutex::default() };
+        let inner = Inner { store, entries, metrics, known: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 

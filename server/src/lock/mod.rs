@@ -1,5 +1,5 @@
-//! Locks that coordinators share: on Redis where it is there, in `scheduler_locks` otherwise. They guard the calls that change or trigger one
-//! job, and upkeep; never the firing.
+//! Locks that coordinators share: on Redis where it is there, in `scheduler_locks` otherwise. They guard the calls that change one job,
+//! and upkeep; never the firing.
 //!
 //! # Nothing depends on them
 //!
@@ -15,10 +15,9 @@
 //! # What they cost
 //!
 //! First comes the turn within this process, which costs nothing, then the shared lock: one round trip in the caller's way, and one behind its
-//! answer. Measured beside each other on two busy cores, unoptimized, at the lower quartile: a trigger in PostgreSQL 6.3 ms, its lock
-//! 0.7 ms there and 0.5 ms on Redis, giving it back 0.4 and 0.2 ms. So every change of a job takes one, and a trigger takes one where
-//! its job has a limit by which triggers contend: there all but a few are refused anyway. A job without a limit, or whose executions
-//! wait for their place, takes none, and neither does a call with many triggers.
+//! answer. Measured beside each other on two busy cores, unoptimized, at the lower quartile: a lock 0.7 ms in PostgreSQL and 0.5 ms on
+//! Redis, giving it back 0.4 and 0.2 ms. Every change of a job takes one. Triggers take none: those that come together are made together,
+//! by one transaction and one connection of each coordinator, which is all that a lock could spare them.
 //!
 //! What a Redis that did not answer may have done all the same (taken a lock, kept one) is taken back once it answers again; see [`redis`].
 

@@ -118,6 +118,19 @@ pub trait Fires: Send + Sync {
     /// [`StoreError::TriggerRefused`] with the index and what `decide` refused, [`StoreError::IdempotencyKeyReused`].
     async fn trigger(&self, triggers: Vec<Trigger>, decide: &DecideTrigger<'_>) -> Result<Vec<Execution>>;
 
+    /// Makes executions that callers asked for one by one, in as few transactions as it takes. Each has its own answer, in their order, as if
+    /// it had come alone: one that is refused does not hinder the others. What nothing limits may be granted in the transaction that
+    /// makes it, where `at_once` has a session for it that lives and is on the attachment named.
+    ///
+    /// # Errors
+    /// Of each: [`StoreError::TriggerRefused`], [`StoreError::IdempotencyKeyReused`]. Of all: where the database is away.
+    async fn trigger_each(
+        &self,
+        triggers: Vec<Trigger>,
+        decide: &DecideTrigger<'_>,
+        at_once: Option<AtOnce<'_>>,
+    ) -> Result<Vec<Result<Made>>>;
+
     /// Lanes with a greater id, by id. Lanes never change and are few. Ids are handed out before they are committed, so that a lane may
     /// appear below one that has been seen: ask from 0 now and then.
     async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>>;
@@ -333,7 +346,8 @@ pub type DecideDue<'a> = dyn Fn(&[DueFire], DateTime<Utc>) -> Vec<DueVerdict> + 
 /// Decides which planned fires may be granted ahead of their instant. As many answers as fires, in their order.
 pub type DecideArm<'a> = dyn Fn(&[DueFire]) -> Vec<bool> + Send + Sync + 'a;
 
-/// Decides whether a job takes a trigger, given the active executions it has with those of the same call.
+/// Decides whether a job takes a trigger, given the active executions it has with those of the same call. They are counted where they decide
+/// (see [`crate::firing::counts_active`]), and 0 elsewhere.
 pub type DecideTrigger<'a> =
     dyn Fn(&Job, i64, &Trigger) -> std::result::Result<(), crate::error::Error> + Send + Sync + 'a;
 

@@ -19,31 +19,27 @@ const LONG: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_job_that_another_call_is_at_is_not_changed() {
     let world = World::new().await;
-    let (job, free) = (world.job("a", json!({})).await, world.job("free", json!({"maxConcurrent": 0})).await);
+    let job = world.job("a", json!({})).await;
     let path = format!("{JOBS}/{}", id(&job));
-    for job in [&job, &free] {
-        assert!(world.store.lock(&of_job(id(job).parse().unwrap()), "another", LONG).await.unwrap());
-    }
+    assert!(world.store.lock(&of_job(id(&job).parse().unwrap()), "another", LONG).await.unwrap());
     let asked = Instant::now();
-    let (trigger, stop, pause) = (format!("{path}/trigger"), format!("{path}/stop"), format!("{path}/pause"));
+    let (stop, pause) = (format!("{path}/stop"), format!("{path}/pause"));
     let put = async {
         let error = world.put(&path, hourly("b")).await.refused(409, "LOCK_ACQUISITION_FAILED");
         assert_eq!(error["details"]["lock"], format!("lock:scheduler:job:{}", id(&job)));
     };
     tokio::join!(
-        async { world.post(&trigger, json!({})).await.refused(409, "LOCK_ACQUISITION_FAILED") },
         async { world.post(&stop, json!({})).await.refused(409, "LOCK_ACQUISITION_FAILED") },
         async { world.post(&pause, json!({})).await.refused(409, "LOCK_ACQUISITION_FAILED") },
         put,
     );
     assert!(asked.elapsed() < Duration::from_secs(20), "waiting has no end");
     assert_eq!(world.get(&path).await.ok()["name"], "a");
-    // Triggers of a job without a limit stand in nobody's way.
-    world.trigger(&free).await;
+    // A trigger changes nothing of it.
+    world.trigger(&job).await;
 
     assert!(world.store.unlock(&of_job(id(&job).parse().unwrap()), "another").await.unwrap());
     world.put(&path, hourly("b")).await.ok();
-    world.trigger(&job).await;
 }
 
 #[tokio::test]

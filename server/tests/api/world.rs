@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use orrery_proto::v1::{ErrorType, ExecutionStatus};
-use orrery_server::api::{Api, CoordinatorInfo, grpc_routes};
+use orrery_server::api::{Api, CoordinatorInfo, TriggerQueue, grpc_routes};
 use orrery_server::auth::{AuthLayer, Authenticator, generate_key};
 use orrery_server::cache::Caches;
 use orrery_server::config::{Identity, Limits, Strategy};
@@ -21,6 +21,7 @@ use orrery_server::store::{
 };
 use orrery_server::telemetry::Metrics;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub(crate) const JOBS: &str = "/api/v1/scheduler/jobs";
@@ -121,7 +122,10 @@ impl World {
         let locks = Locks::new(dyn_store.clone(), None, info.id, Duration::from_secs(30), metrics.clone());
         let auth = auth.limited_by(Limiter::new(rate_limit, None, metrics.clone()));
         let caches = Caches::new(dyn_store.clone(), None, metrics);
-        let api = Api { store: dyn_store, limits: Arc::new(limits), info: info.clone(), locks, caches };
+        let limits = Arc::new(limits);
+        let (triggers, making) = TriggerQueue::new(dyn_store.clone(), limits.clone(), None);
+        tokio::spawn(making.run(CancellationToken::new()));
+        let api = Api { store: dyn_store, limits, info: info.clone(), locks, caches, triggers };
         let router = gateway::router(api.clone(), auth.clone());
         tokio::spawn(async move {
             axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await.unwrap();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use orrery_proto::v1::{DeadLetterReason, DeadLetterState, Delivery, ErrorType, ExecutionStatus, TriggerType};
+use orrery_proto::v1::{
+    DeadLetterReason, DeadLetterState, Delivery, ErrorType, ExecutionStatus, OverlapPolicy, TriggerType,
+};
 use orrery_server::error::{Error, Kind};
 use orrery_server::execution::{Execution, State};
 use orrery_server::job::Job;
@@ -179,7 +181,8 @@ pub async fn a_release_makes_one_execution(store: DynStore) {
 }
 
 pub async fn a_refused_release_changes_nothing(store: DynStore) {
-    let job = job_with(&store, "a", |j| j.spec.max_concurrent = 1).await;
+    let once = |j: &mut Job| (j.spec.max_concurrent, j.spec.overlap) = (1, OverlapPolicy::Forbid);
+    let job = job_with(&store, "a", once).await;
     let poison = poisoned(&store, &job).await;
     trigger(&store, &job).await;
     let decide = |_: &Job, active: i64, _: &Trigger| match active {

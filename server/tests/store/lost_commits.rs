@@ -74,6 +74,45 @@ async fn jobs_and_triggers_are_made_once() {
     world.drop().await;
 }
 
+/// What is made in one statement has no COMMIT of its own; a lease that it grants is handed over once, if it was granted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_made_together_is_made_once() {
+    let world = Cuttable::new().await;
+    let (job, agent) = (job(&world.whole, "a").await, session(&world.whole, "agent").await);
+    let to = Assignment { session_id: agent.id, attachment: agent.attachment, worker_name: agent.agent.name.clone() };
+    let assign = |candidates: &[Candidate]| vec![Some(to.clone()); candidates.len()];
+    let at_once = AtOnce { assign: &assign, tenant_limit: 0, timeouts: TIMEOUTS };
+    let asked = |n: usize| Trigger { parameters: Some(n.to_string()), ..trigger_of(&job) };
+    let yes = |_: &_, _, _: &_| Ok(());
+    // Now it is known.
+    world.cut.trigger_each(vec![asked(99)], &yes, None).await.unwrap().remove(0).unwrap();
+    let mut granted = 0;
+    for (turn, way) in WAYS.into_iter().cycle().take(12).enumerate() {
+        let before = job_now(&world.whole, job.id).await.execution_count;
+        world.cutter.cut_next(way);
+        let made = world.cut.trigger_each(vec![asked(0), asked(1), asked(2)], &yes, Some(at_once)).await.unwrap();
+        assert_eq!(world.cutter.cuts(), turn + 1, "{way:?}");
+        assert_eq!(job_now(&world.whole, job.id).await.execution_count, before + 3, "{way:?}");
+        for (n, made) in made.into_iter().enumerate() {
+            let made = made.unwrap();
+            assert_eq!(made.execution.parameters, Some(n.to_string()), "whose answer it is");
+            let stored = execution(&world.whole, made.execution.id).await;
+            match (made.grant, way) {
+                (Some(grant), _) => {
+                    assert_eq!((grant.execution, grant.attachment), (stored, agent.attachment), "{way:?}");
+                    granted += 1;
+                }
+                (None, Cut::Committed) => panic!("it is leased to an agent that will not hear of it"),
+                (None, _) => assert_eq!(stored.state, State::Pending, "{way:?}"),
+            }
+        }
+    }
+    assert!(granted >= 12, "{granted}");
+    assert_eq!(executions(&world.whole).await.len(), 37);
+    assert_eq!(world.whole.held(agent.id).await.unwrap().len(), granted);
+    world.drop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_job_is_changed_once() {
     let world = Cuttable::new().await;

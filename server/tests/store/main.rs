@@ -14,6 +14,7 @@ mod claim;
 mod commit_cutter;
 mod contention;
 mod dead_letters;
+mod each;
 mod engines;
 mod everything;
 mod jobs;
@@ -129,6 +130,18 @@ macro_rules! suite {
                 triggers_use_up_the_maximum
                 a_call_does_not_pass_the_maximum
                 lanes_are_shared_and_listed;
+            each:
+                each_has_its_own_answer
+                a_known_job_that_has_changed_is_seen_as_it_is
+                a_key_counts_within_a_group
+                a_refused_key_is_free
+                limits_hold_within_a_group
+                the_maximum_is_exact_under_concurrency
+                what_is_given_at_once_is_leased
+                nothing_is_given_to_who_is_gone
+                what_is_limited_is_left_to_a_claim
+                a_refusal_of_a_known_job_is_its_own
+                groups_add_up;
             claim:
                 a_claim_grants_leases
                 higher_priorities_go_first

@@ -79,7 +79,10 @@ pub async fn a_refusal_undoes_the_call(store: DynStore) {
 }
 
 pub async fn active_executions_are_counted(store: DynStore) {
-    let (job, other) = (job(&store, "a").await, job(&store, "b").await);
+    let limited = |j: &mut orrery_server::job::Job| {
+        (j.spec.max_concurrent, j.spec.overlap) = (10, orrery_proto::v1::OverlapPolicy::Forbid);
+    };
+    let (job, other) = (job_with(&store, "a", limited).await, job_with(&store, "b", limited).await);
     let agent = session(&store, "agent").await;
     run(&store, &job, &agent, report(ExecutionStatus::Completed)).await;
     leased(&store, &job, &agent).await;

@@ -1,5 +1,6 @@
 //! A way to PostgreSQL that breaks at COMMIT.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -122,6 +123,34 @@ impl State {
     }
 }
 
+/// Statements that are transactions of their own and write executions: PostgreSQL commits them when it reads the Sync behind them.
+#[derive(Default)]
+struct Implicit {
+    /// Names of prepared ones.
+    names: HashSet<Vec<u8>>,
+    is_bound: bool,
+}
+
+impl Implicit {
+    /// Whether PostgreSQL commits one of them at this message.
+    fn ends(&mut self, kind: u8, body: &[u8]) -> bool {
+        let mut texts = body.split(|byte| *byte == 0);
+        match kind {
+            b'P' => {
+                let (name, query) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+                let query = String::from_utf8_lossy(query);
+                if query.contains("with job as") && query.contains("insert into live_executions") {
+                    self.names.insert(name.to_vec());
+                }
+            }
+            b'B' => self.is_bound = texts.nth(1).is_some_and(|name| self.names.contains(name)),
+            b'S' => return std::mem::take(&mut self.is_bound),
+            _ => {}
+        }
+        false
+    }
+}
+
 async fn carry(caller: TcpStream, target: SocketAddr, state: Arc<State>) {
     let Ok(server) = TcpStream::connect(target).await else { return };
     // Messages are carried one by one, and none is to wait for the one before it.
@@ -145,6 +174,7 @@ async fn carry(caller: TcpStream, target: SocketAddr, state: Arc<State>) {
 /// Carries what the caller says until it ends or is cut. Where the answer is to be waited for, the way to the server stays open.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) -> Option<OwnedWriteHalf> {
     let mut is_begun = false;
+    let mut implicit = Implicit::default();
     loop {
         // The first messages of a connection have no letter: a wish for encryption (which is refused), and the beginning.
         let mut message = if is_begun { vec![from.read_u8().await.ok()?] } else { Vec::new() };
@@ -156,7 +186,8 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State) ->
         if !is_begun {
             const ENCRYPTION: [u8; 4] = 80_877_103_u32.to_be_bytes();
             is_begun = message[start..] != ENCRYPTION;
-        } else if message[0] == b'Q' && &message[start..] == b"COMMIT\0" {
+        } else if implicit.ends(message[0], &message[start..]) || message[0] == b'Q' && &message[start..] == b"COMMIT\0"
+        {
             match state.verdict() {
                 None => {}
                 Some(Cut::NotCommitted) => return None,

@@ -37,7 +37,7 @@ pub(super) async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<
 
 /// Whether an error of COMMIT is the database's word that nothing happened. What ends the connection is none: the transaction may have been
 /// committed before.
-fn is_answer(error: &sqlx::Error) -> bool {
+pub(super) fn is_answer(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(db) = error else { return false };
     db.try_downcast_ref::<PgDatabaseError>().is_some_and(|db| matches!(db.severity(), PgSeverity::Error))
 }

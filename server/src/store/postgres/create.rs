@@ -43,6 +43,7 @@ impl PgStore {
         let items: Vec<(Uuid, Option<&Idempotency>)> =
             jobs.iter().map(|new| (new.job.tenant_id, new.idempotency.as_ref())).collect();
         let mut keyed = reserve(&mut tx, "job", &items, jobs.iter().map(|new| new.job.id).collect(), now).await?;
+        keyed.check()?;
         if is_repeat {
             let made: HashSet<Uuid> =
                 self.jobs_by_id(&mut tx, &keyed.ids).await?.into_iter().map(|job| job.id).collect();

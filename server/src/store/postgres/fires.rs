@@ -9,8 +9,8 @@ use super::leases::LEASES_ASKED;
 use super::{PgStore, lanes, retried};
 use crate::execution::Execution;
 use crate::store::{
-    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Planned, Releases, Result,
-    Trigger,
+    Arm, Armed, Assign, AtOnce, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Made, Planned, Releases,
+    Result, Trigger,
 };
 
 #[async_trait]
@@ -42,6 +42,15 @@ impl Fires for PgStore {
         }
         let mut ids = None;
         retried!(self, self.try_trigger(&triggers, decide, &mut ids))
+    }
+
+    async fn trigger_each(
+        &self,
+        triggers: Vec<Trigger>,
+        decide: &DecideTrigger<'_>,
+        at_once: Option<AtOnce<'_>>,
+    ) -> Result<Vec<Result<Made>>> {
+        self.each(triggers, decide, at_once).await
     }
 
     async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {

@@ -1,6 +1,6 @@
 //! Keys by which callers say the same thing twice.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
@@ -16,9 +16,22 @@ pub(super) struct Keyed {
     pub ids: Vec<Uuid>,
     /// By item: whether it is the first with its key.
     pub fresh: Vec<bool>,
+    /// Items whose key came with another request before.
+    pub reused: BTreeSet<usize>,
 }
 
 impl Keyed {
+    /// Items none of which has a key.
+    pub(super) fn without_keys(proposed: Vec<Uuid>) -> Self {
+        Self { fresh: vec![true; proposed.len()], ids: proposed, reused: BTreeSet::new() }
+    }
+
+    /// # Errors
+    /// [`StoreError::IdempotencyKeyReused`] for the first of the items with such a key.
+    pub(super) fn check(&self) -> Result<()> {
+        self.reused.first().map_or(Ok(()), |index| Err(StoreError::IdempotencyKeyReused { index: *index }))
+    }
+
     /// These are there already: the try that made them had no answer.
     pub(super) fn are_made(&mut self, made: &HashSet<Uuid>) {
         for (fresh, id) in self.fresh.iter_mut().zip(&self.ids) {
@@ -30,7 +43,8 @@ impl Keyed {
 /// What the keys of a call have made, with the request it was made for.
 type Taken = HashMap<(Uuid, String), (Idempotency, Uuid)>;
 
-/// Takes the idempotency keys of items, in one order whatever theirs. Who comes second with a key waits here for the first.
+/// Takes the idempotency keys of items, in one order whatever theirs. Who comes second with a key waits here for the first. What to make
+/// of [`Keyed::reused`] is for the caller to say.
 pub(super) async fn reserve(
     tx: &mut PgConnection,
     kind: &'static str,
@@ -40,14 +54,14 @@ pub(super) async fn reserve(
 ) -> Result<Keyed> {
     let stored = |i: &Idempotency| Idempotency { key: text::plain(&i.key).into_owned(), ..i.clone() };
     let items: Vec<(Uuid, Option<Idempotency>)> = items.iter().map(|(t, i)| (*t, i.map(stored))).collect();
-    let mut keyed = Keyed { fresh: vec![true; items.len()], ids: proposed };
+    let mut keyed = Keyed::without_keys(proposed);
     let mut firsts: BTreeMap<(Uuid, &str), usize> = BTreeMap::new();
     for (index, (tenant, idempotency)) in items.iter().enumerate() {
         let Some(idempotency) = idempotency else { continue };
         let first = *firsts.entry((*tenant, idempotency.key.as_str())).or_insert(index);
         if first != index {
             if items[first].1.as_ref().map(|i| i.request_hash) != Some(idempotency.request_hash) {
-                return Err(StoreError::IdempotencyKeyReused { index });
+                keyed.reused.insert(index);
             }
             keyed.ids[index] = keyed.ids[first];
             keyed.fresh[index] = false;
@@ -60,9 +74,11 @@ pub(super) async fn reserve(
     for (index, (tenant, idempotency)) in items.iter().enumerate() {
         let Some(idempotency) = idempotency else { continue };
         let Some((earlier, target)) = taken.get(&(*tenant, idempotency.key.clone())) else { continue };
-        if earlier.request_hash != idempotency.request_hash {
-            return Err(StoreError::IdempotencyKeyReused { index });
-        }
+        // What is stored says it, and not the item before with this key.
+        match earlier.request_hash == idempotency.request_hash {
+            true => keyed.reused.remove(&index),
+            false => keyed.reused.insert(index),
+        };
         keyed.fresh[index] = keyed.fresh[index] && *target == keyed.ids[index];
         keyed.ids[index] = *target;
     }
@@ -141,6 +157,29 @@ async fn gone(tx: &mut PgConnection, kind: &'static str, targets: &[Uuid]) -> Re
         }
     };
     Ok(sqlx::query_scalar(missing).bind(targets).fetch_all(tx).await?)
+}
+
+/// Gives keys back with which nothing was made after all.
+pub(super) async fn give_back(
+    tx: &mut PgConnection,
+    kind: &'static str,
+    items: &[(Uuid, &Idempotency)],
+    proposed: &[Uuid],
+) -> Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "delete from idempotency_keys k using unnest($1::uuid[], $2::text[], $3::uuid[]) as u(tenant_id, key, target_id)
+         where k.tenant_id = u.tenant_id and k.kind = $4 and k.key = u.key and k.target_id = u.target_id",
+    )
+    .bind(items.iter().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
+    .bind(items.iter().map(|(_, i)| text::plain(&i.key).into_owned()).collect::<Vec<_>>())
+    .bind(proposed)
+    .bind(kind)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Gives keys whose targets are gone to those that come with them now. Of two that come together the second finds that the target is

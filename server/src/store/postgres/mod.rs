@@ -5,15 +5,20 @@
 
 mod apply;
 mod arm;
+mod asked;
+mod at_once;
 mod claim;
 mod commit;
 mod counts;
 mod create;
 mod dead_letters;
+mod each;
 mod fires;
 mod gates;
 mod hints;
+mod hot;
 mod idempotency;
+mod insert;
 mod jobs;
 mod keys;
 mod lanes;
@@ -39,6 +44,7 @@ mod upkeep;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,14 +56,20 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::asked::AskedJobs;
 use self::commit::Tries;
 use self::hints::Hints;
+use self::hot::Hot;
 use self::lanes::Lanes;
 use self::reach::{Bounds, Evict};
 use self::replica::Replica;
 use self::specs::Specs;
 use super::changes::Changes;
 use super::{Result, Store, StoreError, Wake};
+use crate::clock::DatabaseClock;
+
+/// Connections for triggers at most; there is one where none of them has to wait.
+const HOT: u32 = 4;
 
 /// How to reach the database.
 #[derive(Clone, Debug)]
@@ -98,6 +110,12 @@ struct Inner {
     pool: PgPool,
     /// For renewals of sessions alone, so that they wait behind no other work.
     beats: PgPool,
+    /// For triggers, see [`at_once`].
+    hot: Hot,
+    asked: AskedJobs,
+    clock: DatabaseClock,
+    /// The latest instant of the database's clock that anybody was told of, in microseconds.
+    seen: AtomicI64,
     evict: Evict,
     replica: Option<Replica>,
     connect: PgConnectOptions,
@@ -179,6 +197,15 @@ impl PgStore {
             lock: Duration::from_secs(1),
         };
         let beats = reach::pool(connect.clone(), path, &beats, &evict);
+        let hot = Hot::new(
+            reach::pool(
+                connect.clone(),
+                path,
+                &Bounds { connections: HOT, acquire: Duration::from_secs(1), ..bounds },
+                &evict,
+            ),
+            evict.clone(),
+        );
         let schema: String = sqlx::query_scalar("select coalesce(current_schema(), '')").fetch_one(&pool).await?;
         let scope = scope_of(options.schema.as_deref().unwrap_or(&schema));
         let hints = Hints::start(pool.clone(), connect.clone(), scope);
@@ -193,6 +220,10 @@ impl PgStore {
         let inner = Inner {
             pool,
             beats,
+            hot,
+            asked: AskedJobs::default(),
+            clock: DatabaseClock::default(),
+            seen: AtomicI64::default(),
             evict,
             replica,
             connect,
@@ -226,6 +257,7 @@ impl PgStore {
     /// Closes the connections; calls that follow fail.
     pub async fn close(&self) {
         self.inner.beats.close().await;
+        self.inner.hot.close().await;
         if let Some(replica) = &self.inner.replica {
             replica.close().await;
         }
@@ -246,6 +278,15 @@ impl PgStore {
         let pool = self.inner.pool.clone();
         let begun = tokio::spawn(async move { pool.begin().await }).await;
         Ok(begun.unwrap_or(Err(sqlx::Error::PoolClosed))?)
+    }
+
+    /// The database's clock, which is remembered.
+    async fn read_clock(&self, connection: &mut PgConnection) -> Result<DateTime<Utc>> {
+        let asked = Instant::now();
+        let now = clock(connection).await?;
+        self.inner.clock.observe(asked, now);
+        self.saw(now);
+        Ok(now)
     }
 
     fn pool(&self) -> &PgPool {
@@ -309,7 +350,8 @@ impl Store for PgStore {
     }
 
     async fn now(&self) -> Result<DateTime<Utc>> {
-        Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?)
+        let mut connection = self.pool().acquire().await?;
+        self.read_clock(&mut connection).await
     }
 
     async fn read_clock(&self) -> Result<(Instant, DateTime<Utc>)> {

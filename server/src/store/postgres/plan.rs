@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::commit::commit;
 use super::lanes::Wanted;
 use super::rows::job_columns;
-use super::{PgStore, limited, micros, rows, write};
+use super::{PgStore, insert, limited, micros, rows, write};
 use crate::execution::{Execution, ON_TIME};
 use crate::firing;
 use crate::job::{Job, ScheduleKind};
@@ -91,7 +91,7 @@ impl PgStore {
         planned.omissions += due.unreadable.len();
         if !plans.is_empty() {
             let fires = self.fires(&mut tx, &plans).await?;
-            let made: HashSet<Uuid> = write::insert(&mut tx, &fires).await?.into_iter().collect();
+            let made: HashSet<Uuid> = insert::insert(&mut tx, &fires).await?.into_iter().collect();
             let fired: HashSet<Uuid> = fires.iter().filter(|f| made.contains(&f.id)).map(|f| f.job_id).collect();
             planned.fires = made.len();
             planned.next_run_at = fires.iter().map(|f| f.run_at).min();

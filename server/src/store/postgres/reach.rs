@@ -48,7 +48,7 @@ impl Evict {
     }
 
     /// Whether a connection of this age may still be used.
-    fn allows(&self, now: Instant, age: Duration) -> bool {
+    pub(super) fn allows(&self, now: Instant, age: Duration) -> bool {
         let before = self.0.load(Ordering::Acquire);
         before == 0 || millis(now).saturating_sub(u64::try_from(age.as_millis()).unwrap_or(0)) > before
     }
@@ -95,7 +95,7 @@ pub(super) fn pool(connect: PgConnectOptions, path: Option<&str>, bounds: &Bound
 }
 
 /// Whether a connection answers, in time. Where it does not, the others of its time are no better.
-async fn answers(connection: &mut PgConnection, evict: &Evict) -> sqlx::Result<bool> {
+pub(super) async fn answers(connection: &mut PgConnection, evict: &Evict) -> sqlx::Result<bool> {
     match tokio::time::timeout(A_PING, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),
         Err(_) => {

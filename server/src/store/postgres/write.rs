@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::{ErrorType, TriggerType};
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::rows::{LEASED, PENDING, SCHEDULED, trigger_number};
+use super::rows::{LEASED, PENDING, SCHEDULED};
 use crate::execution::{Execution, Lease, Outcome, State, instant_of, manual_id};
 use crate::store::{NewOmission, Result, text};
 
@@ -18,7 +18,7 @@ pub(super) fn plain(text: &str) -> String {
     text::plain(text).into_owned()
 }
 
-fn state_number(state: &State) -> i16 {
+pub(super) fn state_number(state: &State) -> i16 {
     match state {
         State::Scheduled => SCHEDULED,
         // A finished execution is never written here.
@@ -48,47 +48,6 @@ pub(super) fn kept_attempts(execution: &Execution) -> Option<String> {
         ([only], Some(implied)) if only == implied => None,
         _ => attempts(execution).map(|json| text::jsonb(&json).into_owned()),
     }
-}
-
-/// Inserts new executions (state Scheduled or Pending); answers with the ids of those that did not exist yet. One that is in history
-/// already is refused too, whatever the cursor says.
-pub(super) async fn insert(connection: &mut PgConnection, executions: &[Execution]) -> Result<Vec<Uuid>> {
-    if executions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows: Vec<&Execution> = executions.iter().collect();
-    let inserted = sqlx::query(
-        "insert into live_executions (id, tenant_id, job_id, lane_id, scheduled_at, run_at, created_at, priority, state,
-            trigger_type, triggered_by, retry_of, queue, traceparent, parameters, start_by, concurrency_key, key_limit)
-         select u.* from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::timestamptz[], $6::timestamptz[],
-            $7::timestamptz[], $8::integer[], $9::smallint[], $10::smallint[], $11::uuid[], $12::uuid[], $13::text[], $14::text[],
-            $15::text[], $16::timestamptz[], $17::text[], $18::integer[]) as u(id, tenant_id, job_id, lane_id, scheduled_at,
-            run_at, created_at, priority, state, trigger_type, triggered_by, retry_of, queue, traceparent, parameters, start_by,
-            concurrency_key, key_limit)
-         where not exists (select 1 from job_executions h where h.id = u.id)
-         on conflict (id) do nothing returning id",
-    )
-    .bind(column(&rows, |e| e.id))
-    .bind(column(&rows, |e| e.tenant_id))
-    .bind(column(&rows, |e| e.job_id))
-    .bind(column(&rows, |e| e.lane_id))
-    .bind(column(&rows, |e| e.scheduled_at))
-    .bind(column(&rows, |e| e.run_at))
-    .bind(column(&rows, |e| e.created_at))
-    .bind(column(&rows, |e| e.priority))
-    .bind(column(&rows, |e| state_number(&e.state)))
-    .bind(column(&rows, |e| trigger_number(e.trigger)))
-    .bind(column(&rows, |e| e.triggered_by))
-    .bind(column(&rows, |e| e.retry_of))
-    .bind(column(&rows, |e| plain(&e.queue)))
-    .bind(column(&rows, |e| e.traceparent.as_deref().map(plain)))
-    .bind(column(&rows, |e| e.parameters.as_deref().map(plain)))
-    .bind(column(&rows, |e| e.start_by))
-    .bind(column(&rows, |e| e.concurrency.as_ref().map(|c| plain(&c.key)).unwrap_or_default()))
-    .bind(column(&rows, |e| e.concurrency.as_ref().map_or(0, |c| c.limit)))
-    .fetch_all(connection)
-    .await?;
-    inserted.iter().map(|row| Ok(row.try_get("id")?)).collect()
 }
 
 /// Writes executions as they stand now; the caller holds their locks. Those that are over move to history.

@@ -17,8 +17,8 @@ use crate::execution::{Event, Execution, ON_TIME, State, manual_id};
 use crate::firing;
 use crate::job::{Job, ScheduleKind};
 use crate::store::{
-    Arm, Armed, Assign, DecideArm, DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane,
-    PlanCandidate, Planned, Releases, Result, StoreError, Trigger,
+    Arm, Armed, Assign, AtOnce, DecideArm, DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane,
+    Made, PlanCandidate, Planned, Releases, Result, StoreError, Trigger,
 };
 
 /// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to
@@ -139,6 +139,27 @@ impl Fires for SqliteStore {
         Ok(made)
     }
 
+    /// One transaction for all, and no lease in it: here a claim costs as little.
+    async fn trigger_each(
+        &self,
+        triggers: Vec<Trigger>,
+        decide: &DecideTrigger<'_>,
+        _: Option<AtOnce<'_>>,
+    ) -> Result<Vec<Result<Made>>> {
+        let mut work = self.write().await?;
+        let mut loads = BTreeMap::new();
+        let mut answers = Vec::with_capacity(triggers.len());
+        for (index, trigger) in triggers.iter().enumerate() {
+            // Whatever is refused is refused before anything of it is written.
+            match make_one(&mut work, index, trigger, decide, &mut loads).await {
+                Err(error) if !is_refusal(&error) => return Err(error),
+                made => answers.push(made.map(Made::from)),
+            }
+        }
+        work.commit().await?;
+        Ok(answers)
+    }
+
     async fn lanes_after(&self, id: i64) -> Result<Vec<Lane>> {
         let found = sqlx::query("select id, tenant_id, queue, executor, selector from lanes where id > ? order by id")
             .bind(id)
@@ -156,28 +177,10 @@ impl SqliteStore {
         triggers: Vec<Trigger>,
         decide: &DecideTrigger<'_>,
     ) -> Result<Vec<Execution>> {
-        let mut loads: BTreeMap<Uuid, i64> = BTreeMap::new();
+        let mut loads = BTreeMap::new();
         let mut made = Vec::with_capacity(triggers.len());
-        for (index, trigger) in triggers.into_iter().enumerate() {
-            let earlier = jobs::replay(work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
-            if let Some(earlier) = earlier
-                && let Some(execution) = executions::any(&mut work.tx, earlier).await?
-            {
-                made.push(execution);
-                continue;
-            }
-            let refused = |reason| StoreError::TriggerRefused { index, job: trigger.job, reason: Box::new(reason) };
-            let job = jobs::of_tenant(&mut work.tx, trigger.tenant, trigger.job)
-                .await?
-                .ok_or_else(|| refused(crate::error::Error::job_not_found(trigger.job)))?;
-            let load = match loads.get(&job.id) {
-                Some(load) => *load,
-                None => load_of(work, job.id).await?.0,
-            };
-            decide(&job, load, &trigger).map_err(refused)?;
-            let execution = make(work, &job, &trigger).await?;
-            loads.insert(job.id, load + i64::from(execution.is_active()));
-            made.push(execution);
+        for (index, trigger) in triggers.iter().enumerate() {
+            made.push(make_one(work, index, trigger, decide, &mut loads).await?);
         }
         Ok(made)
     }
@@ -265,6 +268,43 @@ async fn plan_job(
     .execute(&mut *work.tx)
     .await?;
     retire_if_spent(work, job.id).await
+}
+
+/// Makes what a trigger asks for, or finds what its key has made. `loads` are the active executions of jobs, those of this transaction among
+/// them.
+async fn make_one(
+    work: &mut Work,
+    index: usize,
+    trigger: &Trigger,
+    decide: &DecideTrigger<'_>,
+    loads: &mut BTreeMap<Uuid, i64>,
+) -> Result<Execution> {
+    let earlier = jobs::replay(work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
+    if let Some(earlier) = earlier
+        && let Some(execution) = executions::any(&mut work.tx, earlier).await?
+    {
+        return Ok(execution);
+    }
+    let refused = |reason| StoreError::TriggerRefused { index, job: trigger.job, reason: Box::new(reason) };
+    let job = jobs::of_tenant(&mut work.tx, trigger.tenant, trigger.job)
+        .await?
+        .ok_or_else(|| refused(crate::error::Error::job_not_found(trigger.job)))?;
+    let load = match loads.get(&job.id) {
+        Some(load) => *load,
+        None if firing::counts_active(&job.spec) => load_of(work, job.id).await?.0,
+        None => 0,
+    };
+    decide(&job, load, trigger).map_err(refused)?;
+    let execution = make(work, &job, trigger).await?;
+    if firing::counts_active(&job.spec) {
+        loads.insert(job.id, load + i64::from(execution.is_active()));
+    }
+    Ok(execution)
+}
+
+/// Whether an error is the answer to one trigger, and not the database's.
+fn is_refusal(error: &StoreError) -> bool {
+    matches!(error, StoreError::TriggerRefused { .. } | StoreError::IdempotencyKeyReused { .. })
 }
 
 async fn make(work: &mut Work, job: &Job, trigger: &Trigger) -> Result<Execution> {

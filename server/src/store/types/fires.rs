@@ -149,6 +149,21 @@ pub struct Trigger {
     pub traceparent: Option<String>,
 }
 
+/// What a trigger made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// As it was made: Pending, or Scheduled; for a key that has been used, as it stands.
+    pub execution: Execution,
+    /// Where somebody was given it in the same transaction: what is to be handed over.
+    pub grant: Option<Grant>,
+}
+
+impl From<Execution> for Made {
+    fn from(execution: Execution) -> Self {
+        Self { execution, grant: None }
+    }
+}
+
 impl Trigger {
     /// The execution that is asked for: Pending, or Scheduled where its `run_at` lies ahead of `now`.
     pub(in crate::store) fn execution(&self, id: Uuid, job: &Job, lane_id: i64, now: DateTime<Utc>) -> Execution {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::execution::Execution;
 use crate::job::{JobSpec, Timeouts};
+use crate::store::Assign;
 
 /// Where an execution waits: those of one lane can be taken by the same agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,16 @@ pub struct Assignment {
     /// The stream that is to carry it. Where the session has moved to another one meanwhile, nothing is granted.
     pub attachment: i64,
     pub worker_name: String,
+}
+
+/// How what is asked for may be granted in the transaction that makes it.
+#[derive(Clone, Copy)]
+pub struct AtOnce<'a> {
+    /// Gives what is being made to sessions that have a free place for it; `None` leaves it to a claim.
+    pub assign: &'a Assign<'a>,
+    /// As [`Claim::tenant_limit`].
+    pub tenant_limit: i64,
+    pub timeouts: Timeouts,
 }
 
 /// What a claim got.
