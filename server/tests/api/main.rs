@@ -14,4 +14,5 @@ mod limits;
 mod pages;
 mod scheduler;
 mod streams;
+mod together;
 mod world;

@@ -202,14 +202,15 @@ fn event_of(grant: &Grant) -> Event {
 
 /// Locks come first, row by row and without a wait; what is made is counted, and nothing else. The look into history is for a statement that comes
 /// late: its caller has given its connection up, and has made the same executions by another. Looks are
-/// subqueries of one value, so that each is one look into an index whatever the tables were like when the plan was made.
+/// subqueries of one value, so that each is one look into an index whatever the tables were like when the plan was made;
+/// so is a job found, by nothing but its id: whether it is deleted is asked in words that no other index answers.
 const STATEMENT: &str = "
 with job as materialized (
     select u.* from unnest($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::bigint[], $6::integer[], $7::text[], $8::integer[])
         with ordinality as u(id, version, status, tenant_id, lane_id, priority, queue, key_limit, number)
     cross join lateral (
         select from scheduled_jobs j
-        where j.id = u.id and j.tenant_id = u.tenant_id and j.version = u.version and j.status = u.status and j.deleted_at is null
+        where j.id = u.id and j.version = u.version and j.status = u.status and coalesce(j.deleted_at, '-infinity') = '-infinity'
         for no key update of j skip locked
     ) held
 ), session as materialized (
