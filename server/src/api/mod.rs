@@ -30,7 +30,7 @@ use tonic::service::Routes;
 use uuid::Uuid;
 
 pub(crate) use scheduler::HTTP_STATUS;
-pub use trigger_queue::{Places, TriggerLoop, TriggerQueue};
+pub use trigger_queue::{TriggerLoop, TriggerQueue};
 
 use crate::admission::{Admission, Full, Gate};
 use crate::cache::Caches;

@@ -1,19 +1,19 @@
 //! Executions that callers ask for one by one, made together: what comes while a transaction runs makes the next one. One caller is served at
 //! once, and many share the cost of a commit.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::triggers::{admission, clock_for};
 use crate::config::Limits;
+use crate::dispatch::{HandOver, Reservations};
 use crate::error::{Error, Kind};
 use crate::execution::Execution;
-use crate::store::{Assignment, AtOnce, Candidate, DynStore, Grant, Made, StoreError, Trigger, Wake};
+use crate::store::{AtOnce, Candidate, DynStore, Grant, Made, StoreError, Trigger, Wake};
 
 /// Triggers that may wait.
 const WAITING: usize = 4096;
@@ -25,19 +25,6 @@ const A_GROUP: usize = 512;
 const PATIENCE: Duration = Duration::from_millis(25);
 /// Groups that are made at the same time, then.
 const GROUPS: usize = 4;
-
-/// Free places of agents, as whoever gives them work knows them.
-#[async_trait]
-pub trait Places: Send + Sync {
-    /// Takes a place for an execution of a lane, where there is one and nothing else waits for it.
-    fn reserve(&self, lane: i64) -> Option<Assignment>;
-
-    /// Gives places back that were not used after all.
-    fn give_back(&self, places: Vec<Assignment>);
-
-    /// Sends leases to their agents.
-    async fn hand_over(&self, grants: Vec<Grant>);
-}
 
 /// The way in. Cheap to clone.
 #[derive(Clone)]
@@ -56,7 +43,7 @@ pub struct TriggerLoop {
 struct Maker {
     store: DynStore,
     limits: Arc<Limits>,
-    places: Option<Arc<dyn Places>>,
+    hand_over: Option<HandOver>,
 }
 
 struct Ask {
@@ -66,11 +53,11 @@ struct Ask {
 }
 
 impl TriggerQueue {
-    /// The way in, and the loop behind it. Without `places` what is made waits to be claimed.
-    pub fn new(store: DynStore, limits: Arc<Limits>, places: Option<Arc<dyn Places>>) -> (Self, TriggerLoop) {
+    /// The way in, and the loop behind it. Without a way to hand leases over, what is made waits to be claimed.
+    pub fn new(store: DynStore, limits: Arc<Limits>, hand_over: Option<HandOver>) -> (Self, TriggerLoop) {
         let (sender, asks) = mpsc::channel(WAITING);
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        (Self { asks: sender, room }, TriggerLoop { maker: Maker { store, limits, places }, asks })
+        (Self { asks: sender, room }, TriggerLoop { maker: Maker { store, limits, hand_over }, asks })
     }
 
     /// Makes one execution. What has been made stays so where the caller goes away; what has not begun then is left.
@@ -167,48 +154,40 @@ impl Maker {
         }
     }
 
-    /// What became of triggers, and the places that were taken for them.
+    /// What became of triggers, and the credits that were taken for them.
     async fn made(
         &self,
         triggers: Vec<Trigger>,
-    ) -> (Result<Vec<Result<Made, StoreError>>, StoreError>, Vec<Assignment>) {
+    ) -> (Result<Vec<Result<Made, StoreError>>, StoreError>, Option<Reservations>) {
         let now = match clock_for(&self.store, triggers.iter()).await {
             Ok(now) => now,
-            Err(error) => return (Err(error), Vec::new()),
+            Err(error) => return (Err(error), None),
         };
-        let reserved = Mutex::new(Vec::new());
-        let assign = |candidates: &[Candidate]| -> Vec<Option<Assignment>> {
-            let Some(places) = &self.places else { return vec![None; candidates.len()] };
-            let taken: Vec<_> = candidates.iter().map(|one| places.reserve(one.execution.lane_id)).collect();
-            reserved.lock().unwrap_or_else(PoisonError::into_inner).extend(taken.iter().flatten().cloned());
-            taken
+        let reserved =
+            self.hand_over.as_ref().map(|hand_over| (&hand_over.dispatch, hand_over.dispatch.reservations()));
+        // What waits already goes first: in its lane nothing is given away here.
+        let one = |candidate: &Candidate| {
+            let (dispatch, reserved) = reserved.as_ref()?;
+            let lane = candidate.execution.lane_id;
+            dispatch.is_drained(lane).then(|| reserved.reserve(lane))?
         };
-        let at_once = self.places.as_ref().map(|_| AtOnce {
+        let assign = |candidates: &[Candidate]| candidates.iter().map(one).collect();
+        let at_once = reserved.as_ref().map(|_| AtOnce {
             assign: &assign,
             tenant_limit: self.limits.tenant_max_concurrent,
             timeouts: self.limits.timeouts(),
         });
         let made = self.store.trigger_each(triggers, &admission(now), at_once).await;
-        (made, reserved.into_inner().unwrap_or_else(PoisonError::into_inner))
+        (made, reserved.map(|(_, reserved)| reserved))
     }
 
-    /// Hands over what was granted, and gives back the places of what was not.
-    async fn finish(&self, grants: Vec<Grant>, mut reserved: Vec<Assignment>) {
-        let Some(places) = &self.places else { return };
-        for grant in &grants {
-            let of = |place: &Assignment| {
-                grant.attachment == place.attachment
-                    && grant.execution.lease().is_some_and(|lease| lease.session_id == place.session_id)
-            };
-            if let Some(used) = reserved.iter().position(of) {
-                reserved.swap_remove(used);
-            }
-        }
-        if !reserved.is_empty() {
-            places.give_back(reserved);
-        }
-        if !grants.is_empty() {
-            places.hand_over(grants).await;
+    /// Hands over what was granted. Credits that no lease used go back.
+    async fn finish(&self, grants: Vec<Grant>, reserved: Option<Reservations>) {
+        if let (Some(hand_over), Some(reserved)) = (&self.hand_over, reserved)
+            && !grants.is_empty()
+        {
+            hand_over.dispatch.claimed(grants.len());
+            hand_over.give(grants, reserved).await;
         }
     }
 }

@@ -72,6 +72,7 @@ impl Dispatcher {
         loop {
             let free = self.dispatch.free().min(A_ROUND);
             if free == 0 {
+                self.dispatch.drained(Vec::new());
                 self.give(ready).await;
                 return Ok(Looked { found, again: None });
             }
@@ -114,6 +115,7 @@ impl Dispatcher {
     async fn claim(&self, limit: usize, reserved: &Reservations) -> Result<Claimed, StoreError> {
         let lanes = self.dispatch.lock().pool.open_lanes();
         if lanes.is_empty() {
+            self.dispatch.drained(lanes);
             return Ok(Claimed::default());
         }
         let tenant_limit = self.limits.tenant_max_concurrent;
@@ -123,7 +125,9 @@ impl Dispatcher {
             reserved.release();
             reserved.reserve_all(candidates.iter().map(|candidate| candidate.execution.lane_id))
         };
-        self.store.claim(&claim, &assign).await
+        let claimed = self.store.claim(&claim, &assign).await?;
+        self.dispatch.drained(if claimed.more { Vec::new() } else { lanes });
+        Ok(claimed)
     }
 
     /// Looks for lanes that are not known yet. `true` where there are some.

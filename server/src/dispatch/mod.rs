@@ -22,6 +22,7 @@ mod session;
 mod words;
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use orrery_proto::v1::coordinator_message::Kind;
@@ -48,6 +49,8 @@ use crate::telemetry::{Ended, Metrics};
 /// The sessions attached to this coordinator.
 pub struct Dispatch {
     registry: Mutex<Registry>,
+    /// Lanes in which the newest claim has left nothing.
+    drained: Mutex<HashSet<i64>>,
     /// Agents that are let in at the same time.
     admission: Semaphore,
     /// Sessions that are compared with the store at the same time.
@@ -68,6 +71,7 @@ impl Dispatch {
         let registry = Registry::new(limits.strategy, limits.max_concurrent_jobs);
         Self {
             registry: Mutex::new(registry),
+            drained: Mutex::default(),
             admission: Semaphore::new(ADMISSIONS),
             audits: Semaphore::new(AUDITS),
             metrics,
@@ -204,6 +208,17 @@ impl Dispatch {
     /// Ids of the attached sessions.
     pub(crate) fn ids(&self) -> Vec<Uuid> {
         self.lock().sessions().keys().copied().collect()
+    }
+
+    /// Takes note of the lanes in which the newest claim has left nothing. In all others something may wait: nobody is free for it, or it
+    /// was more than was claimed.
+    pub(crate) fn drained(&self, lanes: Vec<i64>) {
+        *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = lanes.into_iter().collect();
+    }
+
+    /// Whether nothing waits in a lane, as far as is known here.
+    pub fn is_drained(&self, lane: i64) -> bool {
+        self.drained.lock().unwrap_or_else(PoisonError::into_inner).contains(&lane)
     }
 
     /// Counts what was claimed at once.

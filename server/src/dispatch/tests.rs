@@ -96,6 +96,7 @@ fn lane(id: i64, queue: &str) -> Lane {
 /// A registry that lets `places` executions run, with one lane, and session 1 with four slots, all of them free.
 pub(super) fn dispatch(places: usize) -> (Arc<Dispatch>, mpsc::Receiver<CoordinatorMessage>) {
     let dispatch = Dispatch {
+        drained: Mutex::default(),
         registry: Mutex::new(Registry::new(Strategy::LeastLoaded, places)),
         admission: Semaphore::new(1),
         audits: Semaphore::new(1),
