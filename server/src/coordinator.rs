@@ -224,8 +224,12 @@ impl Parts {
         shutdown: &CancellationToken,
         streams: &CancellationToken,
     ) -> Result<(), ServeError> {
-        let hand_over =
-            HandOver { store: self.store.clone(), dispatch: self.dispatch.clone(), intake: agents.intake.clone() };
+        let hand_over = HandOver {
+            store: self.store.clone(),
+            dispatch: self.dispatch.clone(),
+            intake: agents.intake.clone(),
+            clock: self.clock.clone(),
+        };
         let (triggers, making) = TriggerQueue::new(self.store.clone(), self.limits.clone(), Some(hand_over));
         self.tasks.spawn(making.run(self.loops.clone()));
         let api = Api {
