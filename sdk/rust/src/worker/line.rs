@@ -68,13 +68,18 @@ impl Line {
         drop(waiting);
     }
 
-    /// One more serves. Also to be called where one is held up by an attempt.
+    /// More serve. Also to be called where one is held up by an attempt.
+    ///
+    /// Two at a time: a task that a thread of the runtime makes alone wakes no other thread, and where that thread is then held up by an
+    /// attempt, nobody would look after sockets and timers any more.
     pub(super) fn hire(self: &Arc<Self>) {
-        let line = self.clone();
-        tokio::spawn(poll_fn(move |waking| {
-            line.serve(waking);
-            Poll::Ready(())
-        }));
+        for _ in 0..2 {
+            let line = self.clone();
+            tokio::spawn(poll_fn(move |waking| {
+                line.serve(waking);
+                Poll::Ready(())
+            }));
+        }
     }
 
     fn serve(self: &Arc<Self>, waking: &mut Waking<'_>) {
@@ -87,7 +92,6 @@ impl Line {
             }
         }
         if !self.inner().waiting.is_empty() {
-            self.hire();
             self.hire();
         }
     }

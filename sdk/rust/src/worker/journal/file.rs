@@ -81,14 +81,16 @@ impl FileJournal {
             let mut queue = self.shared.queue();
             fill(&mut queue.batch)?;
             queue.waiting.push(told);
-            self.write(&mut queue);
         }
+        self.write();
         outcome.await.unwrap_or_else(|_| Err(io::Error::other("the journal was not written")))
     }
 
     /// Sees to it that what is queued is written.
-    fn write(&self, queue: &mut Queue) {
-        if !std::mem::replace(&mut queue.writing, true) {
+    fn write(&self) {
+        let writing = std::mem::replace(&mut self.shared.queue().writing, true);
+        // Without the lock: a runtime that ends drops the writer here and now.
+        if !writing {
             let writer = Writer { shared: self.shared.clone(), done: false };
             spawn_blocking(move || writer.run());
         }
@@ -120,13 +122,16 @@ impl Journal for FileJournal {
     }
 
     fn forget(&self, execution_id: &str, epoch: i64) {
-        let mut queue = self.shared.queue();
-        queue.batch.forget(LeaseKey::new(execution_id, epoch));
-        if queue.batch.len() >= REMOVALS {
-            self.write(&mut queue);
-        } else if !queue.writing && !std::mem::replace(&mut queue.lingering, true) {
-            let shared = Arc::downgrade(&self.shared);
-            tokio::spawn(linger(shared));
+        let (many, alone) = {
+            let mut queue = self.shared.queue();
+            queue.batch.forget(LeaseKey::new(execution_id, epoch));
+            let many = queue.batch.len() >= REMOVALS;
+            (many, !many && !queue.writing && !std::mem::replace(&mut queue.lingering, true))
+        };
+        if many {
+            self.write();
+        } else if alone {
+            tokio::spawn(linger(Arc::downgrade(&self.shared)));
         }
     }
 
@@ -164,11 +169,13 @@ impl Journal for FileJournal {
 async fn linger(shared: Weak<Shared>) {
     tokio::time::sleep(LINGER).await;
     let Some(shared) = shared.upgrade() else { return };
-    let journal = FileJournal { shared };
-    let mut queue = journal.shared.queue();
-    queue.lingering = false;
-    if !queue.batch.is_empty() {
-        journal.write(&mut queue);
+    let waits = {
+        let mut queue = shared.queue();
+        queue.lingering = false;
+        !queue.batch.is_empty()
+    };
+    if waits {
+        FileJournal { shared }.write();
     }
 }
 
