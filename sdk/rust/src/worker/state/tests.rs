@@ -68,6 +68,7 @@ impl Bench {
     fn pass(&mut self, ms: u64) {
         self.now += Duration::from_millis(ms);
         self.state.tick(self.now);
+        self.go_on();
     }
 
     fn ended(&mut self, execution_id: &str, epoch: i64) {

@@ -24,6 +24,12 @@ fn ended(bench: &mut Bench, finished: Finished) {
     bench.state.ended(&LeaseKey::from(&finished), Some(finished), bench.now);
 }
 
+/// Time passes, and nobody comes out of a first poll.
+fn later(bench: &mut Bench, ms: u64) {
+    bench.now += Duration::from_millis(ms);
+    bench.state.tick(bench.now);
+}
+
 /// What was told of beginnings and ends: + for a beginning apart, = for an end that tells both, - for an end alone.
 fn told(bench: &mut Bench) -> Vec<String> {
     bench.state.settle();
@@ -45,7 +51,7 @@ fn what_ends_at_once_tells_its_beginning_with_its_end() {
     let a = works(&mut bench, "a");
     assert!(a.started, "so it is journalled");
     // Its first poll has been late for long, but it is over.
-    bench.pass(60);
+    later(&mut bench, 60);
     assert_eq!(told(&mut bench), ["+b"]);
     ended(&mut bench, a);
     let b = works(&mut bench, "b");
@@ -60,9 +66,9 @@ fn a_first_poll_that_takes_long_is_told_of_all_the_same() {
     grant(&mut bench, &["a"]);
     bench.actions();
     assert_eq!(bench.state.deadline(), Some(bench.now + YOUNG));
-    bench.pass(49);
+    later(&mut bench, 49);
     assert_eq!(told(&mut bench), Vec::<String>::new());
-    bench.pass(1);
+    later(&mut bench, 1);
     assert_eq!(told(&mut bench), ["+a"]);
     assert_eq!(bench.actions(), ["overdue a@1"]);
     bench.state.goes_on(&LeaseKey::new("a", 1));
