@@ -65,6 +65,11 @@ impl Histogram {
     }
 }
 
+/// The middle of the bucket that a duration is in.
+pub(super) fn nearest(ms: i64) -> i64 {
+    middle_of(bucket_of(ms))
+}
+
 /// The bucket of a duration; the statements of PostgreSQL's store say the same.
 fn bucket_of(ms: i64) -> i16 {
     let ms = ms.max(0);

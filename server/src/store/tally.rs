@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use orrery_proto::v1::{ErrorType, ExecutionStatus};
 
 use super::Stats;
-use super::histogram::Histogram;
+use super::histogram::{Histogram, nearest};
 use crate::execution::{Execution, Outcome};
 
 /// Widths in seconds of the periods that a tenant's tallies are kept by, the narrowest first.
@@ -49,11 +49,12 @@ impl Tally {
         self.max_ms = self.max_ms.max(other.max_ms);
     }
 
-    /// Takes away what was counted before. Where the longest was among it, the longest of the rest is known as its bucket is.
+    /// Takes away what was counted before. Where the longest may have been among it, the longest of the rest is known as its bucket is.
     pub(super) fn subtract(&mut self, other: &Self) {
         self.sum(other, -1);
-        if other.durations.count() > 0 && other.max_ms == self.max_ms {
-            self.max_ms = self.durations.percentile(1.0).min(self.max_ms);
+        let (longest, left) = (nearest(self.max_ms), self.durations.percentile(1.0));
+        if other.durations.count() > 0 && (nearest(other.max_ms) == longest || longest != left) {
+            self.max_ms = left;
         }
     }
 

@@ -477,3 +477,41 @@ async fn much_that_waits_is_estimated() {
     assert_eq!(store.stats(TENANT, Some(few.id), from, to).await.unwrap().pending, 3);
     drop_schema(&pg, &schema).await;
 }
+
+/// The migration counts what a version without totals has left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn history_of_before_is_counted() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut raw = raw(&schema).await;
+    let (one, two, agent) = (job(&store, "one").await, job(&store, "two").await, session(&store, "agent").await);
+    for (n, job) in [&one, &two, &one].into_iter().enumerate() {
+        for status in [ExecutionStatus::Completed, ExecutionStatus::Failed] {
+            let report = orrery_server::execution::Report { duration_ms: 77_i64.pow(1 + n as u32), ..report(status) };
+            run(&store, job, &agent, report).await;
+        }
+    }
+    apply(&store, &trigger(&store, &one).await, cancel_requested()).await.unwrap();
+    let to = seconds_from_now(&store, 60).await;
+    let stats = async || {
+        let mut all = Vec::new();
+        for job in [None, Some(one.id), Some(two.id)] {
+            all.push(store.stats(TENANT, job, DateTime::UNIX_EPOCH, to).await.unwrap());
+        }
+        all
+    };
+    crate::totals::add_up(&store).await;
+    let totals = "select jsonb_agg(to_jsonb(t) order by tenant_id, job_id, width, at)::text from execution_tallies t";
+    let (before, kept) = (stats().await, sqlx::query_scalar::<_, String>(totals).fetch_one(&mut raw).await.unwrap());
+    let migration = include_str!("../../../migrations/postgres/0011_tallies.sql");
+    let (_, counting) = migration.split_once("insert into execution_tally_changes").unwrap();
+    let (counting, _) = counting.split_once("-- Live executions").unwrap();
+    let again = format!("delete from execution_tallies; insert into execution_tally_changes {counting}");
+    sqlx::raw_sql(AssertSqlSafe(again)).execute(&mut raw).await.unwrap();
+    assert_eq!(before[0].completed, 3);
+    assert_eq!(stats().await, before);
+    crate::totals::add_up(&store).await;
+    assert_eq!(stats().await, before);
+    assert_eq!(sqlx::query_scalar::<_, String>(totals).fetch_one(&mut raw).await.unwrap(), kept);
+    drop_schema(&pg, &schema).await;
+}

@@ -80,3 +80,12 @@ fn what_is_taken_away_is_gone() {
     tally.subtract(&of(&[5, 1000]));
     assert_eq!((tally.stats().completed, tally.stats().average_ms, tally.stats().p99_ms), (0, 0.0, 0.0));
 }
+
+#[test]
+fn the_longest_is_known_after_both_edges_are_taken_away() {
+    let mut tally = of(&[53_000, 21_800_000, 21_900_000, 30_000_000]);
+    tally.subtract(&of(&[30_000_000, 21_800_000]));
+    assert!((tally.max_ms - 21_900_000).abs() <= 21_900_000 / 128, "{}", tally.max_ms);
+    tally.subtract(&of(&[21_900_000]));
+    assert!((tally.max_ms - 53_000).abs() <= 53_000 / 128, "{}", tally.max_ms);
+}
