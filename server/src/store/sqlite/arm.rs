@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::executions::planned;
 use super::fires::count;
 use super::gates::Rooms;
-use super::leases::{Living, is_attached};
+use super::leases::Living;
 use super::rows::{self, after, from_micros, micros, select_live, span};
 use super::{SqliteStore, Work, jobs};
 use crate::admission::Gate;
@@ -42,7 +42,7 @@ impl SqliteStore {
         for (fire, assignment) in offered.into_iter().zip(answers) {
             let Some(assignment) = assignment else { continue };
             if !living.lives(work, assignment.session_id).await?
-                || !is_attached(work, assignment.session_id, assignment.attachment).await?
+                || !living.is_attached(work, assignment.session_id, assignment.attachment).await?
             {
                 continue;
             }

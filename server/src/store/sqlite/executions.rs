@@ -1,5 +1,7 @@
 //! Rows of executions: how they are read, stepped by an event, and written. Shared by the traits beside.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::Delivery;
 use sqlx::{Sqlite, Transaction};
@@ -43,14 +45,25 @@ impl SqliteStore {
         execution: &Execution,
         event: &Event,
     ) -> Result<std::result::Result<Execution, Rejected>> {
+        let next = self.after(work, execution, event).await?;
+        if let Ok(next) = &next {
+            save(&mut work.tx, next).await?;
+        }
+        Ok(next)
+    }
+
+    /// The execution after an event, not written.
+    pub(super) async fn after(
+        &self,
+        work: &mut Work,
+        execution: &Execution,
+        event: &Event,
+    ) -> Result<std::result::Result<Execution, Rejected>> {
         let policy = self.policy(work, execution, event).await?;
-        let mut next = match apply(execution, event, &policy, work.now) {
-            Ok(next) => next,
-            Err(rejected) => return Ok(Err(rejected)),
-        };
-        cut(&mut next);
-        save(&mut work.tx, &next).await?;
-        Ok(Ok(next))
+        Ok(apply(execution, event, &policy, work.now).map(|mut next| {
+            cut(&mut next);
+            next
+        }))
     }
 
     /// What of the job decides over the event. Only the end of an attempt asks for it.
@@ -105,6 +118,20 @@ impl SqliteStore {
 pub(super) async fn live(tx: &mut Transaction<'static, Sqlite>, id: Uuid) -> Result<Option<Execution>> {
     let row = sqlx::query(select_live!("where id = ?")).bind(id).fetch_optional(&mut **tx).await?;
     row.as_ref().map(rows::live).transpose()
+}
+
+/// Those of these executions that are live, in one statement.
+pub(super) async fn all_live(
+    tx: &mut Transaction<'static, Sqlite>,
+    ids: impl Iterator<Item = Uuid>,
+) -> Result<BTreeMap<Uuid, Execution>> {
+    let ids: BTreeSet<String> = ids.map(|id| id.simple().to_string()).collect();
+    let ids = rows::to_json("live_executions", &ids)?;
+    let found = sqlx::query(select_live!("where id in (select unhex(value) from json_each(?))"))
+        .bind(ids)
+        .fetch_all(&mut **tx)
+        .await?;
+    found.iter().map(|row| rows::live(row).map(|execution| (execution.id, execution))).collect()
 }
 
 /// A finished execution.
@@ -168,7 +195,7 @@ pub(super) async fn active_of(work: &mut Work, job: Uuid, but: Uuid) -> Result<V
 }
 
 /// Writes an execution after an event: to its row, or to history where it is over.
-async fn save(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<()> {
+pub(super) async fn save(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<()> {
     if let State::Done(outcome) = &execution.state {
         finish(tx, execution, outcome).await?;
         super::dead_letters::bury(tx, execution).await?;

@@ -1,6 +1,6 @@
 //! From executions to their end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,13 +33,13 @@ impl Leases for SqliteStore {
             let Some(assignment) = assignment else { continue };
             // A lease of a session that is over would only be taken back again.
             if !living.lives(&mut work, assignment.session_id).await?
-                || !is_attached(&mut work, assignment.session_id, assignment.attachment).await?
+                || !living.is_attached(&mut work, assignment.session_id, assignment.attachment).await?
             {
                 continue;
             }
             let execution = candidate.execution;
             let version = match execution.job_version {
-                0 => current_version(&mut work.tx, execution.job_id).await?,
+                0 => living.version(&mut work, execution.job_id).await?,
                 begun => begun,
             };
             let spec = match self.spec(&mut work, execution.job_id, version).await {
@@ -69,9 +69,19 @@ impl Leases for SqliteStore {
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<std::result::Result<Execution, Rejected>>> {
         let mut work = self.write().await?;
         let mut living = Living::default();
+        let mut read = executions::all_live(&mut work.tx, changes.iter().map(|change| change.execution)).await?;
+        let mut changed = BTreeSet::new();
         let mut answers = Vec::with_capacity(changes.len());
         for change in changes {
-            answers.push(self.apply_one(&mut work, change, &mut living).await?);
+            let answer = self.decide(&mut work, change, &mut read, &mut living).await?;
+            changed.extend(answer.as_ref().ok().map(|next| next.id));
+            answers.push(answer);
+        }
+        // Each is written once, however much has become of it.
+        for id in &changed {
+            if let Some(execution) = read.get(id) {
+                executions::save(&mut work.tx, execution).await?;
+            }
         }
         work.commit().await?;
         Ok(answers)
@@ -137,16 +147,22 @@ impl Leases for SqliteStore {
 }
 
 impl SqliteStore {
-    async fn apply_one(
+    /// What a change makes of an execution that is `read`, and not written yet.
+    async fn decide(
         &self,
         work: &mut Work,
         change: Change,
+        read: &mut BTreeMap<Uuid, Execution>,
         living: &mut Living,
     ) -> Result<std::result::Result<Execution, Rejected>> {
         let event = clean(change.event);
         let visible = |execution: &Execution| change.tenant.is_none_or(|tenant| tenant == execution.tenant_id);
-        let Some(execution) = executions::live(&mut work.tx, change.execution).await?.filter(visible) else {
-            let over = executions::finished(&mut work.tx, change.execution).await?.filter(visible);
+        let found = read.get(&change.execution).filter(|execution| visible(execution));
+        let Some(execution) = found.filter(|execution| !execution.is_done()) else {
+            let over = match found {
+                Some(over) => Some(over.clone()),
+                None => executions::finished(&mut work.tx, change.execution).await?.filter(visible),
+            };
             // History changes no more; the state machine says why.
             let idle = Policy { retry: RetryPolicy::default(), delivery: Default::default(), random: 0.0 };
             return Ok(match over {
@@ -161,9 +177,13 @@ impl SqliteStore {
         if let Some((session, epoch)) = event.spoken_for()
             && !living.lives(work, session).await?
         {
-            return Ok(Err(Rejected::of_dead_session(&execution, epoch)));
+            return Ok(Err(Rejected::of_dead_session(execution, epoch)));
         }
-        self.step(work, &execution, &event).await
+        let next = self.after(work, execution, &event).await?;
+        if let Ok(next) = &next {
+            read.insert(next.id, next.clone());
+        }
+        Ok(next)
     }
 
     /// Applies what `event` makes of a lease, and notes the lease that was lost by it.
@@ -183,13 +203,17 @@ impl SqliteStore {
     }
 }
 
-/// Which sessions live, as far as this transaction has looked.
+/// Which sessions live and are attached, and which versions jobs have, as far as this transaction has looked.
 #[derive(Default)]
-pub(super) struct Living(HashMap<Uuid, bool>);
+pub(super) struct Living {
+    sessions: HashMap<Uuid, bool>,
+    attached: HashMap<(Uuid, i64), bool>,
+    versions: HashMap<Uuid, i64>,
+}
 
 impl Living {
     pub(super) async fn lives(&mut self, work: &mut Work, session: Uuid) -> Result<bool> {
-        if let Some(lives) = self.0.get(&session) {
+        if let Some(lives) = self.sessions.get(&session) {
             return Ok(*lives);
         }
         let lives = sqlx::query_scalar("select exists (select 1 from agent_sessions where id = ? and expires_at > ?)")
@@ -197,19 +221,37 @@ impl Living {
             .bind(micros(work.now))
             .fetch_one(&mut *work.tx)
             .await?;
-        self.0.insert(session, lives);
+        self.sessions.insert(session, lives);
         Ok(lives)
     }
-}
 
-/// Whether the session is still carried by this stream.
-pub(super) async fn is_attached(work: &mut Work, session: Uuid, attachment: i64) -> Result<bool> {
-    let attached = sqlx::query_scalar("select exists (select 1 from agent_sessions where id = ? and attachment = ?)")
-        .bind(session)
-        .bind(attachment)
-        .fetch_one(&mut *work.tx)
-        .await?;
-    Ok(attached)
+    /// Whether the session is still carried by this stream.
+    pub(super) async fn is_attached(&mut self, work: &mut Work, session: Uuid, attachment: i64) -> Result<bool> {
+        if let Some(attached) = self.attached.get(&(session, attachment)) {
+            return Ok(*attached);
+        }
+        let attached =
+            sqlx::query_scalar("select exists (select 1 from agent_sessions where id = ? and attachment = ?)")
+                .bind(session)
+                .bind(attachment)
+                .fetch_one(&mut *work.tx)
+                .await?;
+        self.attached.insert((session, attachment), attached);
+        Ok(attached)
+    }
+
+    /// The version that a job has now.
+    async fn version(&mut self, work: &mut Work, job: Uuid) -> Result<i64> {
+        if let Some(version) = self.versions.get(&job) {
+            return Ok(*version);
+        }
+        let version = sqlx::query_scalar("select version from scheduled_jobs where id = ?")
+            .bind(job)
+            .fetch_one(&mut *work.tx)
+            .await?;
+        self.versions.insert(job, version);
+        Ok(version)
+    }
 }
 
 pub(super) fn lease_expired(lease: &Held) -> Event {
@@ -245,12 +287,6 @@ async fn wanted_of(work: &mut Work, session_id: Uuid) -> Result<Vec<Wanted>> {
     let wanted =
         |(execution_id, epoch, is_recall)| Wanted { lease: Held { session_id, execution_id, epoch }, is_recall };
     Ok(found.into_iter().map(wanted).collect())
-}
-
-async fn current_version(tx: &mut Transaction<'static, Sqlite>, job: Uuid) -> Result<i64> {
-    let version =
-        sqlx::query_scalar("select version from scheduled_jobs where id = ?").bind(job).fetch_one(&mut **tx).await?;
-    Ok(version)
 }
 
 /// When the next session or attempt ends by itself.
