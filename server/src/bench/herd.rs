@@ -22,6 +22,9 @@ use super::workers::{Fleet, Workers};
 /// From the end of the making of jobs to their instant: the planner is done with what lies behind, and sleeps.
 const AHEAD: TimeDelta = TimeDelta::seconds(12);
 
+/// How much longer than expected the making may take; where it took longer still, all is made anew with more time.
+const ALLOWANCES: [i32; 3] = [2, 5, 15];
+
 /// How long it may take until all have started.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -38,13 +41,28 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
 }
 
 async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
+    for allowance in ALLOWANCES {
+        if let Some(case) = tried(bed, jobs, allowance).await? {
+            return Ok(case);
+        }
+        bed.drop_databases().await;
+    }
+    Err(failed("the jobs are not made before they have to be planned: the machine is too busy"))
+}
+
+/// `None` where the jobs were not made in time.
+async fn tried(bed: &Bed, jobs: u64, allowance: i32) -> Result<Option<Case>> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
     let mut workers = Workers::attached(bed, &deployment, Fleet::one(bed.settings.slots)).await?;
     let warm = deployment.asked_job(&deployment.client, "warm", NOOP).await?;
     deployment.trigger(&deployment.client, &warm, 1000).await?;
     workers.have_started(1000, PATIENCE).await?;
     let began = Instant::now();
-    let instant = made(&deployment, jobs).await?;
+    let Some(instant) = made(&deployment, jobs, allowance).await? else {
+        workers.stop().await;
+        deployment.stop().await;
+        return Ok(None);
+    };
     let making = began.elapsed();
     workers.take().await?;
     let memory = procfs::memory(deployment.pid());
@@ -58,9 +76,8 @@ async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
     if lags.len() as u64 != jobs {
         return Err(failed(format!("{} of {jobs} jobs have fired at {instant}", lags.len())));
     }
-    Ok(Case::new(format!("{jobs} jobs"), figures(jobs, &lags, memory))
-        .with("jobs", jobs)
-        .with("making_seconds", making.as_secs_f64()))
+    let case = Case::new(format!("{jobs} jobs"), figures(jobs, &lags, memory));
+    Ok(Some(case.with("jobs", jobs).with("making_seconds", making.as_secs_f64())))
 }
 
 fn figures(jobs: u64, lags: &Samples, memory: Option<(u64, u64)>) -> Vec<Figure> {
@@ -82,8 +99,8 @@ fn figures(jobs: u64, lags: &Samples, memory: Option<(u64, u64)>) -> Vec<Figure>
     ]
 }
 
-/// Makes jobs that are all due at the answered instant, which lies ahead when it answers.
-async fn made(deployment: &Deployment, jobs: u64) -> Result<DateTime<Utc>> {
+/// Makes jobs that are all due at the answered instant, which lies ahead when it answers; `None` where it does not.
+async fn made(deployment: &Deployment, jobs: u64, allowance: i32) -> Result<Option<DateTime<Utc>>> {
     // How long that takes is not known before some have been made: manual jobs of another tenant, that do nothing.
     let other = client(&deployment.grpc, &deployment.database.keys.other)?;
     let began = Instant::now();
@@ -91,11 +108,9 @@ async fn made(deployment: &Deployment, jobs: u64) -> Result<DateTime<Utc>> {
     create(&other, (0..BATCH).map(idle).collect()).await?;
     let batches = i32::try_from(jobs.div_ceil(BATCH)).unwrap_or(i32::MAX);
     let expected = TimeDelta::from_std(began.elapsed()).unwrap_or_default() * batches;
-    let instant = second_after(Utc::now(), expected + expected / 2 + AHEAD);
+    let instant = second_after(Utc::now(), expected * allowance + AHEAD);
     let expression = once_a_year(instant);
     create(&deployment.client, (0..jobs).map(|n| job(format!("herd-{n}"), expression.clone(), None)).collect()).await?;
-    if Utc::now() + TimeDelta::seconds(6) > instant {
-        return Err(failed("the jobs were not made before they had to be planned: the machine is too busy"));
-    }
-    Ok(instant)
+    // Fires are planned five seconds and a half ahead.
+    Ok((Utc::now() + TimeDelta::seconds(6) < instant).then_some(instant))
 }
