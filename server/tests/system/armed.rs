@@ -131,5 +131,5 @@ async fn finished(rest: &Rest, job: &str) -> Value {
 }
 
 fn shown(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+    at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }

@@ -118,7 +118,7 @@ impl PgStore {
             }
             grants.push(Grant { execution, spec, timeout, attachment: assignment.attachment });
         }
-        write::save(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
+        write::grant(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
         count_at(tx, &counted.into_values().collect::<Vec<_>>()).await?;
         Ok(grants)
     }

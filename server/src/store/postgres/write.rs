@@ -141,7 +141,7 @@ pub(super) async fn grant(connection: &mut PgConnection, rows: &[&Execution]) ->
         ),
         "update live_executions e set state = 2, progress = 0, attempt = u.attempt, epoch = u.epoch, job_version = u.job_version,
             session_id = u.session_id, worker_name = u.worker_name, granted_at = u.granted_at, started_at = null,
-            deadline = u.deadline
+            deadline = u.deadline, run_at = case when e.state = 0 then e.run_at else least(e.run_at, u.granted_at) end
          from u where e.ctid = any(array(select place from u)) and e.id = u.id"
     ))
     .bind(column(&rows, |(e, _)| e.id))
