@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as Waking, Poll};
 use std::time::{Duration, Instant};
 
+use orrery_proto::v1::ErrorType;
 use tracing::{Instrument, Span, debug_span};
 
 use super::attempt::{Teller, attend};
@@ -104,6 +105,11 @@ impl Line {
     /// Begins an attempt and polls it once.
     fn look(&self, attempt: Attempt, waking: &mut Waking<'_>) {
         let Attempt { key, executor, task, context } = attempt;
+        // It may have been given up, and its failure told, while it stood in line.
+        if context.stop_reason().is_some() {
+            let outcome = Outcome::failure(ErrorType::UserError, "stopped before it began");
+            return self.reports.push(Report::Ended(key, Ending::Returned(outcome)), true);
+        }
         let span = debug_span!("attempt", execution = task.execution_id, attempt = task.attempt, job = task.job_name);
         match first_poll(executor, task, context, &span, waking) {
             Ok((Poll::Ready(outcome), _)) => self.reports.push(Report::Ended(key, Ending::Returned(outcome)), true),
@@ -139,4 +145,44 @@ fn first_poll(
 pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use async_trait::async_trait;
+    use orrery_proto::v1::Lease;
+
+    use super::*;
+    use crate::executor::StopReason;
+    use crate::worker::lease::task_of;
+    use crate::worker::logs::{Budget, Logs};
+    use crate::worker::output::{Desk, ProgressBoard, TaskOutput};
+
+    /// Must not be called.
+    struct Never;
+
+    #[async_trait]
+    impl Executor for Never {
+        async fn run(&self, _: Task, _: Context) -> Outcome {
+            panic!("it has begun")
+        }
+    }
+
+    #[test]
+    fn what_is_stopped_in_line_does_not_begin() {
+        let reports = Arc::<Reports>::default();
+        let line = Line::new(reports.clone());
+        let (key, task) = (LeaseKey::new("e", 1), task_of(Lease::default(), None));
+        let logs = Arc::new(Logs::new(Budget { attempt: 1, buffer: 1 }));
+        let desk = Arc::new(Desk { logs, progress: ProgressBoard::default() });
+        let context = Context::new(Arc::new(TaskOutput::new(key.clone(), 1, desk)));
+        context.stop(StopReason::TimedOut);
+        let attempt = Attempt { key, executor: Arc::new(Never), task, context };
+        line.look(attempt, &mut Waking::from_waker(Waker::noop()));
+        let mut taken = Vec::new();
+        reports.take(&mut taken);
+        assert!(matches!(taken.as_slice(), [Report::Ended(_, Ending::Returned(_))]), "{taken:?}");
+    }
 }

@@ -7,6 +7,7 @@
 //! before anybody else can be granted the same execution, as long as clocks run equally fast to within the margin.
 
 mod armed;
+mod begun;
 mod credits;
 mod drain;
 mod early;
@@ -25,6 +26,7 @@ use orrery_proto::v1::{
 use tokio::time::Instant;
 
 use self::armed::Armed;
+use self::begun::YOUNG;
 pub(super) use self::drain::Mode;
 use self::early::EarlyCancels;
 use self::results::Results;
@@ -32,9 +34,6 @@ use self::session::{Attachment, Session};
 use super::finished::Cause;
 use super::journal::Left;
 use super::lease::LeaseKey;
-
-/// How long the first poll of a task may take before its beginning is told all the same.
-const YOUNG: Duration = Duration::from_millis(50);
 
 /// What is fixed for the life of a worker.
 #[derive(Clone, Copy, Debug)]
@@ -245,24 +244,6 @@ impl State {
         self.results.begin_anew();
     }
 
-    /// A task has been polled and goes on.
-    pub(super) fn goes_on(&mut self, key: &LeaseKey) {
-        let Some(task) = self.tasks.get_mut(key) else { return };
-        if self.attachment.is_some() && !task.revoked && !task.worked && !task.said {
-            task.said = true;
-            self.send(started_message(key));
-        }
-    }
-
-    /// The work of a task has ended, and its result is to be made safe. Where its beginning has not been told yet, the result is to tell that
-    /// too.
-    pub(super) fn worked(&mut self, key: &LeaseKey, finished: &mut Finished) {
-        if let Some(task) = self.tasks.get_mut(key) {
-            task.worked = true;
-            finished.started = !task.said;
-        }
-    }
-
     /// A task has ended; `finished` is absent where its lease was lost, or the shutdown could not stop it.
     pub(super) fn ended(&mut self, key: &LeaseKey, finished: Option<Finished>, now: Instant) {
         let task = self.tasks.remove(key);
@@ -306,16 +287,6 @@ impl State {
         self.tick_stream(now);
         self.tick_drain(now);
         self.tick_young(now);
-    }
-
-    /// Tells of tasks that are still being polled for the first time.
-    fn tick_young(&mut self, now: Instant) {
-        while let Some((key, _)) = self.young.pop_front_if(|(_, begun)| now >= *begun + YOUNG) {
-            if self.tasks.get(&key).is_some_and(|task| !task.said && !task.worked) {
-                self.goes_on(&key);
-                self.actions.push(Action::Overdue(key));
-            }
-        }
     }
 
     fn tick_stream(&mut self, now: Instant) {
