@@ -188,10 +188,12 @@ pub(super) async fn over(
 
 async fn periods(connection: &mut PgConnection, scope: Scope, cover: &Cover) -> Result<Tally> {
     let found = sqlx::query(concat!(
-        "select ",
+        // Each by a range of the key; joined as tables, all tallies of the tenant would be read.
+        "select t.* from unnest($3::integer[], $4::timestamptz[], $5::timestamptz[]) as p(period, first, last)
+         cross join lateral (select ",
         totals!(),
-        " from unnest($3::integer[], $4::timestamptz[], $5::timestamptz[]) as p(period, first, last)
-         join execution_tallies t on t.tenant_id = $1 and t.job_id = $2 and t.width = p.period and t.at >= p.first and t.at < p.last"
+        " from execution_tallies where tenant_id = $1 and job_id = $2 and width = p.period and at >= p.first and at < p.last
+            order by at offset 0) t"
     ))
     .bind(scope.tenant)
     .bind(scope.job.unwrap_or(ALL_JOBS))
@@ -330,10 +332,11 @@ async fn add_to_tallies(connection: &mut PgConnection, mut sums: Tallies) -> Res
         sums.keys().map(of).collect()
     }
     let found = sqlx::query(concat!(
-        "select tenant_id, job_id, width, at, ",
+        "select k.*, t.* from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::timestamptz[]) as k(tenant_id, job_id, width, at)
+         cross join lateral (select ",
         totals!(),
-        " from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::timestamptz[]) as k(tenant_id, job_id, width, at)
-         join execution_tallies t using (tenant_id, job_id, width, at)"
+        " from execution_tallies t where t.tenant_id = k.tenant_id and t.job_id = k.job_id and t.width = k.width and t.at = k.at
+            offset 0) t"
     ))
     .bind(keys(&sums, |k| k.0))
     .bind(keys(&sums, |k| k.1))
