@@ -107,7 +107,7 @@ impl TriggerLoop {
             }
             // The semaphore is never closed.
             let Ok(turn) = beside.clone().acquire_owned().await else { break };
-            let mut group = Box::pin(self.maker.clone().make(asks.drain(..).collect()));
+            let mut group = Box::pin(self.maker.clone().make(std::mem::take(&mut asks)));
             if tokio::time::timeout(PATIENCE, &mut group).await.is_err() {
                 slow.spawn(async move {
                     group.await;
