@@ -89,7 +89,13 @@ impl List<'_> {
             query.push(" and e.trigger_type = ").push_bind(rows::trigger_number(trigger));
         }
         if part == Part::Delayed {
-            query.push(" and e.trigger_type <> 1 and e.scheduled_at > e.created_at");
+            // Found first: in the order of ids, all that is live would be looked through for the few.
+            query
+                .push(" and e.id = any(array(select id from live_executions where tenant_id = ")
+                .push_bind(self.tenant);
+            query.push(" and trigger_type <> 1 and scheduled_at > created_at");
+            self.push_range(&mut query, "", part);
+            query.push("))");
         }
         self.push_range(&mut query, "e.", part);
         query.push(" order by e.id desc limit ").push_bind(self.page.limit.max(0));
@@ -103,14 +109,16 @@ impl List<'_> {
         match part {
             Part::ById => self.push_merged(&mut query, statuses, triggers),
             Part::Delayed => {
-                query.push("select id from job_executions where delayed and tenant_id = ").push_bind(self.tenant);
+                // Found first: in the order of ids, all of history would be looked through for the few.
+                query.push("select id from (select id from job_executions where delayed and tenant_id = ");
+                query.push_bind(self.tenant);
                 query.push(" and status = any(").push_bind(statuses).push(")");
                 query.push(" and trigger_type = any(").push_bind(triggers).push(")");
                 if let Some(job) = self.filter.job {
                     query.push(" and job_id = ").push_bind(job);
                 }
                 self.push_range(&mut query, "", part);
-                query.push(" order by id desc limit ").push_bind(self.page.limit.max(0));
+                query.push(" offset 0) d order by id desc limit ").push_bind(self.page.limit.max(0));
             }
         }
         query.push(
