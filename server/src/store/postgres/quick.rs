@@ -72,8 +72,9 @@ pub(super) async fn write(
     let mut written = finish(tx, &over).await?;
     written.extend(go_on(tx, &running).await?);
     let written: HashSet<Uuid> = written.into_iter().collect();
-    let buried: Vec<&Execution> = over.iter().map(|(step, _)| step.now).filter(|e| written.contains(&e.id)).collect();
-    super::dead_letters::bury(tx, &buried).await?;
+    let over: Vec<&Execution> = over.iter().map(|(step, _)| step.now).filter(|e| written.contains(&e.id)).collect();
+    super::tallies::note(tx, &over).await?;
+    super::dead_letters::bury(tx, &over).await?;
     Ok(written)
 }
 
@@ -110,12 +111,12 @@ async fn finish(tx: &mut PgConnection, over: &[(Step<'_>, &Outcome)]) -> Result<
          insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
             created_at, started_at, completed_at, duration_ms, result, error_type, error_message, error_stack, retry_count,
             worker_id, worker_name, memory_peak_mb, cpu_time_ms, attempts, parameters, epoch, attempt, losses, queue, lane_id,
-            priority, job_version, retry_of, traceparent, delayed)
+            priority, job_version, retry_of, traceparent, delayed, counted)
          select g.id, g.job_id, g.tenant_id, case g.trigger_type when 2 then 'manual' when 3 then 'retry' else 'scheduled' end,
             g.triggered_by, u.status, u.progress, g.scheduled_at, g.run_at, g.created_at, u.started_at, u.completed_at, u.duration_ms,
             u.result::jsonb, u.error_type, u.error_message, u.error_stack, u.retry_count, g.session_id, g.worker_name,
             u.memory_peak_mb, u.cpu_time_ms, u.attempts::jsonb, g.parameters::jsonb, g.epoch, g.attempt, u.losses, g.queue, g.lane_id,
-            g.priority, g.job_version, g.retry_of, g.traceparent, u.delayed
+            g.priority, g.job_version, g.retry_of, g.traceparent, u.delayed, true
          from gone g join u on u.id = g.id returning id"
     ))
     .bind(column(&rows, |(s, _)| s.now.id))
