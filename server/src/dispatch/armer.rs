@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::dispatcher::look_for_lanes;
 use super::{Dispatch, HandOver, Reservations};
 use crate::clock::DatabaseClock;
 use crate::config::Limits;
@@ -89,7 +90,11 @@ impl Armer {
 
     /// Grants until nothing more is near, or to spare. `near` becomes the nearest fire that is left.
     async fn rounds(&self, near: &mut Option<DateTime<Utc>>) -> Result<(), StoreError> {
-        self.look_at_clock().await?;
+        if self.dispatch.spare() > 0 {
+            self.look_at_clock().await?;
+            // The lane of a job that has never fired is as new as its first fire.
+            look_for_lanes(&self.store, &self.dispatch).await?;
+        }
         loop {
             let limit = self.dispatch.spare().min(A_ROUND);
             let is_exact = self.clock.error().is_some_and(|error| error <= INEXACT);
@@ -134,7 +139,7 @@ impl Armer {
     /// Reads the database's clock, where the readings that other loops take along do not tell it well enough: the quickest tells it best.
     async fn look_at_clock(&self) -> Result<(), StoreError> {
         for _ in 0..READINGS {
-            if self.dispatch.spare() == 0 || self.clock.error().is_some_and(|error| error <= EXACT) {
+            if self.clock.error().is_some_and(|error| error <= EXACT) {
                 break;
             }
             let (asked, now) = self.store.read_clock().await?;

@@ -92,7 +92,7 @@ impl Dispatcher {
             let pause = if more { LANES_BUSY } else { LANES_IDLE };
             let due = lanes_at.map_or_else(Instant::now, |at| at + pause);
             let has_news = if due <= Instant::now() || self.dispatch.misses_lane() {
-                let ((), news) = tokio::join!(self.give(ready.take()), self.look_for_lanes());
+                let ((), news) = tokio::join!(self.give(ready.take()), look_for_lanes(&self.store, &self.dispatch));
                 *lanes_at = Some(Instant::now());
                 news?
             } else {
@@ -130,21 +130,21 @@ impl Dispatcher {
         Ok(claimed)
     }
 
-    /// Looks for lanes that are not known yet. `true` where there are some.
-    async fn look_for_lanes(&self) -> Result<bool, StoreError> {
-        // Ids are handed out before they are committed: a lane may appear below one that is known already, but not for long.
-        let newest = {
-            let mut registry = self.dispatch.lock();
-            registry.lane_missed = false;
-            registry.pool.nth_newest(LANES_AGAIN).unwrap_or(0)
-        };
-        let lanes = self.store.lanes_after(newest).await?;
-        Ok(self.dispatch.learn(lanes))
-    }
-
     async fn give(&self, ready: Option<(Vec<Grant>, Reservations)>) {
         if let Some((grants, reserved)) = ready {
             self.hand_over.give(grants, reserved).await;
         }
     }
+}
+
+/// Looks for lanes that are not known yet. `true` where there are some.
+pub(super) async fn look_for_lanes(store: &DynStore, dispatch: &Dispatch) -> Result<bool, StoreError> {
+    // Ids are handed out before they are committed: a lane may appear below one that is known already, but not for long.
+    let newest = {
+        let mut registry = dispatch.lock();
+        registry.lane_missed = false;
+        registry.pool.nth_newest(LANES_AGAIN).unwrap_or(0)
+    };
+    let lanes = store.lanes_after(newest).await?;
+    Ok(dispatch.learn(lanes))
 }

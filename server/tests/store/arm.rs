@@ -15,7 +15,7 @@ use crate::support::*;
 const REACH: Duration = Duration::from_secs(40);
 
 /// A job that fires every second.
-async fn every_second(store: &DynStore, name: &str, change: impl FnOnce(&mut Job)) -> Job {
+pub async fn every_second(store: &DynStore, name: &str, change: impl FnOnce(&mut Job)) -> Job {
     let cursor = Some(now(store).await);
     job_with(store, name, |job| {
         job.spec.schedule.kind = ScheduleKind::Every(1000);
@@ -26,7 +26,7 @@ async fn every_second(store: &DynStore, name: &str, change: impl FnOnce(&mut Job
 }
 
 /// Plans fires so many seconds from now of every job.
-async fn planned(store: &DynStore, seconds: &[i64]) -> Vec<DateTime<Utc>> {
+pub async fn planned(store: &DynStore, seconds: &[i64]) -> Vec<DateTime<Utc>> {
     let start = seconds_from_now(store, 0).await;
     let fires: Vec<DateTime<Utc>> = seconds.iter().map(|n| start + TimeDelta::seconds(*n)).collect();
     plan(store, &fires, Some(start + TimeDelta::seconds(3600))).await;
@@ -41,7 +41,7 @@ async fn arm_within(store: &DynStore, session: &Session, least: Duration, tenant
     store.arm(&arm, &firing::arm, &|candidates| vec![Some(to.clone()); candidates.len()]).await.unwrap()
 }
 
-async fn arm(store: &DynStore, session: &Session) -> Vec<Execution> {
+pub async fn arm(store: &DynStore, session: &Session) -> Vec<Execution> {
     let armed = arm_within(store, session, Duration::ZERO, 0).await;
     armed.grants.into_iter().map(|grant| grant.execution).collect()
 }

@@ -212,7 +212,8 @@ pub async fn what_is_given_at_once_is_leased(store: DynStore) {
     assert_eq!(done.status(), ExecutionStatus::Completed);
     // A lease that has not reached its agent comes back with the stream.
     let lost = given(&store, &job, &to(&agent)).await.0.grant.unwrap().execution;
-    let resumed = store.resume_session(agent.id, &agent.agent, &holding(&[(first.id, 1)]), MINUTE).await.unwrap().unwrap();
+    let resumed =
+        store.resume_session(agent.id, &agent.agent, &holding(&[(first.id, 1)]), MINUTE).await.unwrap().unwrap();
     assert_eq!(resumed.taken_back.iter().map(|e| e.id).collect::<Vec<_>>(), [lost.id]);
     assert_eq!(execution(&store, lost.id).await.state, State::Pending);
 }
@@ -220,7 +221,8 @@ pub async fn what_is_given_at_once_is_leased(store: DynStore) {
 pub async fn nothing_is_given_to_who_is_gone(store: DynStore) {
     let (agent, dead) = (session(&store, "agent").await, dead_session(&store, "dead").await);
     let job = known_job(&store, "a", |_| {}).await;
-    let resumed = store.resume_session(agent.id, &agent.agent, &Holding::default(), MINUTE).await.unwrap().unwrap().session;
+    let resumed =
+        store.resume_session(agent.id, &agent.agent, &Holding::default(), MINUTE).await.unwrap().unwrap().session;
     let unknown = Assignment { session_id: Uuid::new_v4(), ..to(&agent) };
     for gone in [to(&agent), to(&dead), unknown] {
         let (made, _) = given(&store, &job, &gone).await;

@@ -7,6 +7,7 @@ use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::arm::{arm, every_second, planned};
 use crate::commit_cutter::{CommitCutter, Cut};
 use crate::engines::{connect_by, database_url, schema};
 use crate::support::*;
@@ -127,6 +128,24 @@ async fn a_job_is_changed_once() {
     // What is deleted is not there to be found by its repeat, and yet it was this call that deleted it.
     world.cutter.cut_next(Cut::Committed);
     assert!(delete(&world.cut, &job).await.job.deleted_at.is_some());
+    world.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn fires_that_were_granted_ahead_are_handed_over_and_counted_once() {
+    let world = Cuttable::new().await;
+    let agent = session(&world.whole, "agent").await;
+    let job = every_second(&world.whole, "a", |_| {}).await;
+    for (turn, way) in WAYS.into_iter().cycle().take(12).enumerate() {
+        let at = planned(&world.whole, &[20 + turn as i64]).await[0];
+        world.cutter.cut_next(way);
+        let granted = arm(&world.cut, &agent).await;
+        assert_eq!(granted.iter().map(|e| (e.scheduled_at, e.epoch)).collect::<Vec<_>>(), [(at, 1)], "{way:?}");
+        assert_eq!(execution(&world.whole, granted[0].id).await, granted[0], "{way:?}");
+        assert_eq!(job_now(&world.whole, job.id).await.execution_count, turn as i64 + 1, "{way:?}");
+        edit(&world.whole, &job, |job| job.cursor = Some(at)).await;
+    }
+    assert_eq!(world.cutter.cuts(), 12);
     world.drop().await;
 }
 
