@@ -71,7 +71,8 @@ impl Releaser {
         if !done.cancelled.is_empty() {
             let _ = self.store.wake(Wake::Cancel).await;
         }
-        self.signals.due.send_if_modified(|due| std::mem::replace(due, done.next_due) != done.next_due);
+        // Also where it is the same as before: what was given away ahead may have come back meanwhile.
+        self.signals.due.send_replace(done.next_due);
         let now = Instant::now();
         let on_time = (done.released + done.omitted).saturating_sub(done.late);
         if done.late > 0 && on_time < A_ROUND / 2 {
