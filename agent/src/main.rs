@@ -13,6 +13,10 @@ struct Cli {
     agent: AgentArgs,
 }
 
+/// A million executions a day are ten million small allocations; the system's allocator took a quarter of the time of both programs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     // Before anything else is read: the agent starts itself so for each process it runs, and its own options mean nothing there.

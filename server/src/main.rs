@@ -6,6 +6,10 @@ use orrery_server::cli::exit::Exit;
 use orrery_server::cli::{self, Cli, Command};
 use orrery_server::run::{self, dev, key, migrate, server};
 
+/// A million executions a day are ten million small allocations; the system's allocator took a quarter of the time of both programs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     // Before anything else is read: the agent inside starts this program so for each process it runs.

@@ -1,4 +1,5 @@
-//! What the database itself can do: claim and completion written by hand, in the tables of the product with their indexes.
+//! What the database itself can do: claim and completion written by hand, in the tables of the product with their indexes. Rows are found by
+//! key and changed by place, as quick as it is known to go: a plain join of a thousand ids let the planner read the whole table (a seventh of the speed).
 
 use sqlx::{PgConnection, PgPool, Row as _};
 use tokio::time::Instant;
@@ -63,12 +64,12 @@ pub(super) async fn claim_and_complete(pool: &PgPool, lane: i64, ending: &Ending
 
 async fn claim(c: &mut PgConnection, lane: i64, session: Uuid, ending: &Ending) -> Result<Vec<(Uuid, i64)>> {
     Ok(sqlx::query_as(
-        "with picked as (
-            select id from live_executions where lane_id = $1 and state = 1
+        "with picked as materialized (
+            select ctid from live_executions where lane_id = $1 and state = 1
             order by priority desc, late, run_at, id limit $2 for update skip locked)
          update live_executions e set state = 2, session_id = $3, worker_name = $4, job_version = $5, epoch = e.epoch + 1,
             attempt = e.attempt + 1, granted_at = clock_timestamp(), deadline = clock_timestamp() + interval '1 hour'
-         from picked where e.id = picked.id returning e.id, e.epoch",
+         where e.ctid = any(array(select ctid from picked)) returning e.id, e.epoch",
     )
     .bind(lane)
     .bind(BATCH)
@@ -83,14 +84,17 @@ async fn complete(c: &mut PgConnection, claimed: &[(Uuid, i64)], session: Uuid, 
     let (ids, epochs): (Vec<Uuid>, Vec<i64>) = claimed.iter().copied().unzip();
     let done = sqlx::query(
         "with gone as (
-            delete from live_executions e using unnest($1::uuid[], $2::bigint[]) as u(id, epoch)
-            where e.id = u.id and e.epoch = u.epoch and e.session_id = $3 returning e.*)
+            delete from live_executions e where e.ctid = any(array(
+                select l.ctid from unnest($1::uuid[], $2::bigint[]) as u(id, epoch) cross join lateral (
+                    select l.ctid from live_executions l
+                    where l.id = u.id and l.epoch = u.epoch and l.session_id is not distinct from $3 limit 1
+                ) l)) returning e.*)
          insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
             created_at, started_at, completed_at, duration_ms, result, error_message, error_stack, retry_count, worker_id,
-            worker_name, attempts, parameters, epoch, attempt, losses, queue, lane_id, priority, job_version, delayed)
+            worker_name, attempts, parameters, epoch, attempt, losses, queue, lane_id, priority, job_version, delayed, counted)
          select id, job_id, tenant_id, 'manual', triggered_by, 'completed', progress, scheduled_at, run_at, created_at, granted_at,
             clock_timestamp(), 0, $4::jsonb, '', '', 0, session_id, worker_name, $5::jsonb, parameters::jsonb, epoch, attempt,
-            losses, queue, lane_id, priority, job_version, false
+            losses, queue, lane_id, priority, job_version, false, true
          from gone",
     )
     .bind(ids)

@@ -98,9 +98,10 @@ impl PgStore {
             }
         }
         let answers: Answers = answers.into_iter().map(|a| a.unwrap_or(Err(Rejected::Unknown))).collect();
-        *said = Some(answers.clone());
+        // Before the end, for it may not come back.
+        *said = Some(answers);
         commit(tx).await?;
-        Ok(answers)
+        Ok(said.take().unwrap_or_default())
     }
 
     /// Decides on what the senders know and writes it where the rows are still what they think, without reading them first. What was not
@@ -120,14 +121,28 @@ impl PgStore {
             let policy = policy_of(&specs, (execution.job_id, execution.job_version));
             known.live.insert(*id, ((*execution).clone(), policy));
         }
-        let mut said: Vec<(usize, std::result::Result<Execution, Rejected>)> = Vec::with_capacity(changes.len());
+        let mut said: Vec<(usize, std::result::Result<Execution, Rejected>)> = Vec::new();
+        // What each word but the last made of its execution is what the next one found.
+        let mut last: HashMap<Uuid, usize> = HashMap::with_capacity(quick.len());
         for (at, change) in changes.iter().enumerate().filter(|(_, change)| quick.contains_key(&change.execution)) {
-            said.push((at, known.decide(change)));
+            match known.step(change) {
+                Ok(before) => {
+                    if let (Some(earlier), Some(before)) = (last.insert(change.execution, at), before) {
+                        said.push((earlier, Ok(before)));
+                    }
+                }
+                Err(rejected) => said.push((at, Err(rejected))),
+            }
         }
         let written = quick::write(tx, quick, &known.live).await?;
         for (at, answer) in said {
             if written.contains(&changes[at].execution) {
                 answers[at] = Some(answer);
+            }
+        }
+        for (id, (execution, _)) in known.live {
+            if let Some(at) = last.get(&id).filter(|_| written.contains(&id)) {
+                answers[*at] = Some(Ok(execution));
             }
         }
         Ok(())
@@ -224,13 +239,20 @@ impl Known {
 
     /// Applies one change to what is known, and answers.
     fn decide(&mut self, change: &Change) -> std::result::Result<Execution, Rejected> {
+        self.step(change)?;
+        self.live.get(&change.execution).map(|(execution, _)| execution.clone()).ok_or(Rejected::Unknown)
+    }
+
+    /// Applies one change to what is known; answers with what was known before, if it is live.
+    fn step(&mut self, change: &Change) -> std::result::Result<Option<Execution>, Rejected> {
         let is_hidden = |execution: &Execution| change.tenant.is_some_and(|tenant| tenant != execution.tenant_id);
         let Some((execution, policy)) = self.live.get_mut(&change.execution) else {
             let over = self.over.get(&change.execution).filter(|e| !is_hidden(e)).ok_or(Rejected::Unknown)?;
             if over.has_heard(&change.event) {
                 return Err(Rejected::Repeated);
             }
-            return applied(over, &change.event, &super::release::unused_policy(), self.now);
+            // Nothing happens to what is over: this says why.
+            return applied(over, &change.event, &super::release::unused_policy(), self.now).map(Some);
         };
         if is_hidden(execution) {
             return Err(Rejected::Unknown);
@@ -245,8 +267,7 @@ impl Known {
             return Err(Rejected::of_dead_session(execution, epoch));
         }
         let next = applied(execution, &change.event, policy, self.now)?;
-        *execution = next.clone();
-        Ok(next)
+        Ok(Some(std::mem::replace(execution, next)))
     }
 }
 

@@ -75,9 +75,10 @@ impl PgStore {
         if !given.is_empty() {
             claimed.grants = self.grant(&mut tx, given, claim).await?;
         }
-        *said = Some(claimed.clone());
+        // Before the end, for it may not come back.
+        *said = Some(claimed);
         commit(tx).await?;
-        Ok(claimed)
+        Ok(said.take().unwrap_or_default())
     }
 
     /// Locks what was picked, and offers what its limits allow. `true` where something was refused, or had to be left.
