@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::serve::ListenerExt;
 use orrery_proto::v1::agent_service_server::AgentServiceServer;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 
 use crate::api::{self, Api, CoordinatorInfo, TriggerQueue};
@@ -64,6 +65,13 @@ struct Parts {
     /// Ends the loops, after the services.
     loops: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// Sends what is written at once.
+fn prompt(stream: &mut tokio::net::TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection may be slow");
+    }
 }
 
 /// Why a coordinator ended early.
@@ -244,19 +252,22 @@ impl Parts {
         let operations = OperationsLayer::new(self.metrics.clone());
         let routes = api::grpc_routes(api.clone())?
             .add_service(AgentServiceServer::new(agents).max_decoding_message_size(16 << 20));
+        // Small frames must not wait for the acknowledgement of the ones before: that takes its reader 40 ms. tonic's own setting is for
+        // listeners that it binds itself.
+        let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
         let closing = CancellationToken::new();
         let grpc = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-            .tcp_nodelay(true)
             .layer(operations.clone())
             .layer(authenticate.clone())
             .add_routes(routes)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.grpc), closing.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let router = gateway::router(api, authenticate).layer(operations);
         let closing_http = closing.clone();
-        let http = axum::serve(listeners.http, router.into_make_service_with_connect_info::<SocketAddr>())
-            .with_graceful_shutdown(async move { closing_http.cancelled().await });
+        let http =
+            axum::serve(listeners.http.tap_io(prompt), router.into_make_service_with_connect_info::<SocketAddr>())
+                .with_graceful_shutdown(async move { closing_http.cancelled().await });
         if let Some(listener) = listeners.metrics {
             self.tasks.spawn(telemetry::serve_metrics(listener, self.metrics.clone(), self.loops.clone()));
         }

@@ -40,6 +40,9 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// The most that an agent may have.
+const MOST_SLOTS: u32 = 100_000;
+
 async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
     for allowance in ALLOWANCES {
         if let Some(case) = tried(bed, jobs, allowance).await? {
@@ -53,7 +56,9 @@ async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
 /// `None` where the jobs were not made in time.
 async fn tried(bed: &Bed, jobs: u64, allowance: i32) -> Result<Option<Case>> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
-    let mut workers = Workers::attached(bed, &deployment, Fleet::one(bed.settings.slots)).await?;
+    // Slots for all of the herd, and for the quarter that is never granted ahead.
+    let slots = u32::try_from(jobs * 3 / 2).unwrap_or(MOST_SLOTS).clamp(bed.settings.slots, MOST_SLOTS);
+    let mut workers = Workers::attached(bed, &deployment, Fleet::one(slots)).await?;
     let warm = deployment.asked_job(&deployment.client, "warm", NOOP).await?;
     deployment.trigger(&deployment.client, &warm, 1000).await?;
     workers.have_started(1000, PATIENCE).await?;
