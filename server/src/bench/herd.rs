@@ -57,7 +57,7 @@ async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
 async fn tried(bed: &Bed, jobs: u64, allowance: i32) -> Result<Option<Case>> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
     // Slots for all of the herd, and for the quarter that is never granted ahead.
-    let slots = u32::try_from(jobs * 3 / 2).unwrap_or(MOST_SLOTS).clamp(bed.settings.slots, MOST_SLOTS);
+    let slots = u32::try_from(jobs * 3 / 2).unwrap_or(MOST_SLOTS).max(bed.settings.slots).min(MOST_SLOTS);
     let mut workers = Workers::attached(bed, &deployment, Fleet::one(slots)).await?;
     let warm = deployment.asked_job(&deployment.client, "warm", NOOP).await?;
     deployment.trigger(&deployment.client, &warm, 1000).await?;

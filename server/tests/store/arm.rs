@@ -77,6 +77,16 @@ async fn count(store: &DynStore, job: &Job) -> i64 {
     job_now(store, job.id).await.execution_count
 }
 
+pub async fn a_fire_that_is_too_near_is_not_passed_by_the_next_one(store: DynStore) {
+    let agent = session(&store, "agent").await;
+    every_second(&store, "alone", |job| job.spec.max_concurrent = 1).await;
+    let fires = planned(&store, &[20, 30]).await;
+    let near = Duration::from_secs(25);
+    assert!(arm_within(&store, &agent, near, 0).await.grants.is_empty(), "the first would find its place taken");
+    let armed = arm(&store, &agent).await;
+    assert_eq!(armed.iter().map(|e| e.run_at).collect::<Vec<_>>(), fires[..1]);
+}
+
 pub async fn a_fire_is_granted_ahead_of_its_instant(store: DynStore) {
     let agent = session(&store, "a").await;
     let job = every_second(&store, "job", |job| job.spec.timeout_seconds = Some(30)).await;

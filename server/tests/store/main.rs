@@ -105,6 +105,7 @@ macro_rules! suite {
                 a_delayed_trigger_counts_once;
             arm:
                 a_fire_is_granted_ahead_of_its_instant
+                a_fire_that_is_too_near_is_not_passed_by_the_next_one
                 only_fires_within_reach_are_granted_ahead
                 what_comes_back_before_its_instant_was_never_begun
                 what_is_granted_ahead_is_counted_once

@@ -124,7 +124,8 @@ impl PgStore {
     }
 }
 
-/// Locks what is due within reach, and the clock. Of jobs that are at work and have a limit nothing: it is decided when it is due.
+/// Locks what is due within reach, and the clock. Of jobs that are at work and have a limit nothing: it is decided when it is due. Nor what
+/// comes after another fire of such a job, which may be too near to be granted ahead: that would find its place taken.
 async fn lock_planned(tx: &mut PgConnection, arm: &Arm<'_>) -> Result<(Vec<Planned>, DateTime<Utc>)> {
     let rows = sqlx::query(concat!(
         "select ",
@@ -139,7 +140,8 @@ async fn lock_planned(tx: &mut PgConnection, arm: &Arm<'_>) -> Result<(Vec<Plann
            and e.run_at <= statement_timestamp() + $3 * interval '1 microsecond'
            and (j.max_concurrent = 0 or not exists (
                 select 1 from live_executions a
-                where a.tenant_id = e.tenant_id and a.job_id = e.job_id and (a.state > 0 or a.attempt > 0)))
+                where a.tenant_id = e.tenant_id and a.job_id = e.job_id
+                  and (a.state > 0 or a.attempt > 0 or a.run_at < e.run_at)))
          order by e.run_at, e.id limit $4 for update of e skip locked"
     ))
     .bind(arm.lanes)

@@ -80,7 +80,8 @@ impl SqliteStore {
     }
 }
 
-/// What is due within reach. Of jobs that are at work and have a limit nothing: it is decided when it is due.
+/// What is due within reach. Of jobs that are at work and have a limit nothing: it is decided when it is due. Nor what comes after another
+/// fire of such a job, which may be too near to be granted ahead: that would find its place taken.
 async fn within_reach(work: &mut Work, arm: &Arm<'_>) -> Result<Vec<SqliteRow>> {
     let lanes = rows::to_json("lanes", &arm.lanes)?;
     let found = select_live!(
@@ -89,7 +90,7 @@ async fn within_reach(work: &mut Work, arm: &Arm<'_>) -> Result<Vec<SqliteRow>> 
         " and run_at > ?1 and run_at <= ?2 and lane_id in (select value from json_each(?3)) \
           and not exists (select 1 from scheduled_jobs j join live_executions a on a.job_id = j.id \
             where j.id = live_executions.job_id and j.max_concurrent > 0 \
-            and (a.state in ('pending', 'leased', 'running') or (a.state = 'scheduled' and a.attempt > 0))) \
+            and (a.state in ('pending', 'leased', 'running') or a.attempt > 0 or a.run_at < live_executions.run_at)) \
           order by run_at, id limit ?4"
     );
     let query = sqlx::query(found)
