@@ -41,6 +41,7 @@ impl Deployment {
         command.envs([
             ("DATABASE_URL", database.url.as_str()),
             ("ORRERY_JWT_SECRET", &secret),
+            ("ORRERY_ARM_AHEAD_MS", "1500"),
             ("ORRERY_HTTP", "127.0.0.1:0"),
             ("ORRERY_GRPC", "127.0.0.1:0"),
             ("ORRERY_METRICS", "127.0.0.1:0"),

@@ -40,9 +40,11 @@ impl Answers {
     /// Sorts answers by who is to hear them.
     pub(super) fn of(words: &[Word], answers: Vec<Result<Execution, Rejected>>) -> Self {
         let mut sorted = Self::default();
-        for (word, answer) in words.iter().zip(answers) {
+        for (at, (word, answer)) in words.iter().zip(answers).enumerate() {
             match answer {
                 Ok(execution) => sorted.accepted(word, execution),
+                // A beginning that came with its end is refused with it, once.
+                Err(_) if is_begun_and_ended(word, words.get(at + 1)) => {}
                 Err(rejected) => sorted.refused(word, &rejected),
             }
         }
@@ -98,6 +100,15 @@ impl Answers {
         let typed = |(lane, ended)| Ended { job_type: registry.job_type(lane), ..ended };
         (self.ended.drain(..).map(typed).collect(), late)
     }
+}
+
+/// Whether a word tells the beginning of what the next one tells the end of.
+fn is_begun_and_ended(word: &Word, next: Option<&Word>) -> bool {
+    let Some(next) = next.filter(|next| (next.session, next.execution) == (word.session, word.execution)) else {
+        return false;
+    };
+    let is_end = matches!(next.event, Event::Finished { .. } | Event::Interrupted { .. });
+    matches!(word.event, Event::Started { .. }) && is_end && word.event.spoken_for() == next.event.spoken_for()
 }
 
 impl OfSession {

@@ -40,8 +40,9 @@ impl Database {
     /// Transactions that PostgreSQL has ended because they crossed, once all connections have told.
     async fn deadlocks(&self) -> i64 {
         let mut raw = PgConnection::connect(&database_url()).await.unwrap();
-        // All but those that only listen.
-        let connected = "select count(*) from pg_stat_activity where datname = $1 and query not ilike 'listen%'";
+        // All but those that only listen, and have said so.
+        let connected = "select count(*) from pg_stat_activity
+            where datname = $1 and query not ilike 'listen%' and query <> 'select pg_notify($1, $2)'";
         let began = Instant::now();
         while sqlx::query_scalar::<_, i64>(connected).bind(&self.name).fetch_one(&mut raw).await.unwrap() > 0 {
             assert!(began.elapsed() < PATIENCE, "connections are left");
