@@ -51,9 +51,10 @@ impl PgStore {
             armed.grants = self.grant_ahead(&mut tx, given, &jobs, arm).await?;
         }
         armed.next = next(&mut tx, arm).await?;
-        *said = Some(armed.clone());
+        // Before the end, for it may not come back.
+        *said = Some(armed);
         commit(tx).await?;
-        Ok(armed)
+        Ok(said.take().unwrap_or_default())
     }
 
     /// Those that have a free place in their queue, tenant and key. What somebody else is counting just now is left for the next round.

@@ -50,6 +50,18 @@ pub(super) fn kept_attempts(execution: &Execution) -> Option<String> {
     }
 }
 
+/// Rows of a set, each with the place of its live row, which is found by its key (`limit 1`) whatever the planner believes of the table: a
+/// statement that joined the ids would read all that waits where statistics are old.
+macro_rules! placed {
+    ($columns:literal) => {
+        concat!(
+            "with u as materialized (select u.*, l.ctid as place from unnest(",
+            $columns,
+            " cross join lateral (select l.ctid from live_executions l where l.id = u.id limit 1) l) "
+        )
+    };
+}
+
 /// Writes executions as they stand now; the caller holds their locks. Those that are over move to history.
 pub(super) async fn save(connection: &mut PgConnection, executions: &[&Execution]) -> Result<()> {
     let (over, live): (Vec<&Execution>, Vec<&Execution>) = executions.iter().copied().partition(|e| e.is_done());
@@ -69,27 +81,16 @@ pub(super) async fn save_progress(connection: &mut PgConnection, executions: &[&
     if executions.is_empty() {
         return Ok(());
     }
-    sqlx::query(
-        "update live_executions e set progress = u.progress from unnest($1::uuid[], $2::smallint[]) as u(id, progress)
-         where e.id = u.id",
-    )
+    sqlx::query(concat!(
+        placed!("$1::uuid[], $2::smallint[]) as u(id, progress)"),
+        "update live_executions e set progress = u.progress from u
+         where e.ctid = any(array(select place from u)) and e.id = u.id"
+    ))
     .bind(column(executions, |e| e.id))
     .bind(column(executions, progress))
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Rows of a set, each with the place of its live row, which is found by its key (`limit 1`) whatever the planner believes of the table: a
-/// statement that joined the ids would read all that waits where statistics are old.
-macro_rules! placed {
-    ($columns:literal) => {
-        concat!(
-            "with u as materialized (select u.*, l.ctid as place from unnest(",
-            $columns,
-            " cross join lateral (select l.ctid from live_executions l where l.id = u.id limit 1) l) "
-        )
-    };
 }
 
 async fn update(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()> {
