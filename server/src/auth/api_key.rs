@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::principal::Kind;
 use super::{Permissions, Principal};
 use crate::store::ApiKey;
 
@@ -53,6 +54,7 @@ pub(super) fn hash(plain: &str) -> [u8; 32] {
 pub(super) fn principal(key: &ApiKey) -> Principal {
     let all = key.permissions.iter().any(|permission| permission == "*");
     Principal {
+        kind: Kind::Key,
         tenant_id: key.tenant_id,
         subject: key.id,
         name: key.name.clone(),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::api_key::{self, KnownKeys};
 use super::identity::IdentityError;
 use super::jwt::Tokens;
-use super::{DEFAULT_TENANT, Permissions, Principal};
+use super::{DEFAULT_TENANT, Origin, Permissions, Principal, PrincipalKind};
 use crate::config::Identity;
 use crate::error::{Error, Kind};
 use crate::store::DynStore;
@@ -33,6 +33,16 @@ pub(super) struct Credentials<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) uri: &'a Uri,
     pub(super) peer: Option<SocketAddr>,
+}
+
+impl Credentials<'_> {
+    /// Where the call comes from.
+    pub(super) fn origin(&self) -> Origin {
+        let id = self.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        // Of the length that an id has at most: a caller may send any text.
+        let request_id = id.chars().take(64).collect();
+        Origin { address: self.peer.map(|peer| peer.ip().to_canonical()), request_id }
+    }
 }
 
 impl Authenticator {
@@ -113,6 +123,7 @@ fn is_local_name(authority: &str) -> bool {
 
 fn developer() -> Principal {
     Principal {
+        kind: PrincipalKind::Developer,
         tenant_id: Some(DEFAULT_TENANT),
         subject: Uuid::nil(),
         name: "developer".to_owned(),

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::identity::IdentityError;
+use super::principal::Kind;
 use super::{DEFAULT_TENANT, Permissions, Principal};
 use crate::config::Identity;
 
@@ -88,6 +89,7 @@ fn validation(identity: &Identity, algorithm: Algorithm) -> Validation {
 
 fn principal(claims: Claims) -> Principal {
     Principal {
+        kind: Kind::User,
         tenant_id: Some(claims.tenant.unwrap_or(DEFAULT_TENANT)),
         subject: subject(&claims.sub),
         name: claims.name.unwrap_or(claims.sub),

@@ -123,7 +123,10 @@ where
             let (parts, body) = request.into_parts();
             let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer: peer(&parts.extensions) };
             match layer.admit(&credentials).await {
-                Ok(principal) => super::scope(principal, inner.call(Request::from_parts(parts, body))).await,
+                Ok(principal) => {
+                    let origin = credentials.origin();
+                    super::scope(principal, origin, inner.call(Request::from_parts(parts, body))).await
+                }
                 Err(error) => Ok(refusal(error, is_grpc(&parts.headers))),
             }
         })

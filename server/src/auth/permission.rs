@@ -1,0 +1,35 @@
+//! What calls may need, by name: `resource:action`.
+
+/// All permissions that a call may need.
+pub const PERMISSIONS: [&str; 12] = [
+    "agents:connect",
+    "executions:cancel",
+    "executions:read",
+    "jobs:create",
+    "jobs:delete",
+    "jobs:read",
+    "jobs:trigger",
+    "jobs:update",
+    "logs:read",
+    "queues:update",
+    "scheduler:read",
+    "workers:drain",
+];
+
+/// What a principal may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permissions {
+    All,
+    /// `resource:action`.
+    Only(Vec<String>),
+}
+
+impl Permissions {
+    /// Whether `resource:action` is among them.
+    pub fn allow(&self, permission: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(named) => named.iter().any(|n| n == permission || n == "*"),
+        }
+    }
+}

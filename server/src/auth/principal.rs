@@ -1,0 +1,57 @@
+//! Who makes a call, and from where.
+
+use std::net::IpAddr;
+
+use uuid::Uuid;
+
+use super::{DEFAULT_TENANT, Permissions};
+
+/// Who makes a call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Principal {
+    pub kind: Kind,
+    /// `None`: the deployment itself, for agents that serve all tenants.
+    pub tenant_id: Option<Uuid>,
+    pub subject: Uuid,
+    /// For people and logs.
+    pub name: String,
+    pub permissions: Permissions,
+}
+
+/// By what a caller is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A person, or a program in the place of one: by a token.
+    User,
+    /// A program, by an API key.
+    Key,
+    /// Somebody on this host, in development.
+    Developer,
+}
+
+impl Kind {
+    /// As it is written where callers are recorded.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Key => "key",
+            Self::Developer => "developer",
+        }
+    }
+}
+
+/// Where a call comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The caller's address, IPv4 in its own form.
+    pub address: Option<IpAddr>,
+    /// The `x-request-id` of the call; empty where it has none.
+    pub request_id: String,
+}
+
+impl Principal {
+    /// The tenant whose rows the caller sees.
+    pub fn tenant(&self) -> Uuid {
+        self.tenant_id.unwrap_or(DEFAULT_TENANT)
+    }
+}
