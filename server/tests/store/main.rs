@@ -243,6 +243,7 @@ macro_rules! suite {
                 statistics_add_up
                 queues_are_counted
                 counts_are_by_tenant
+                counts_are_of_one_moment
                 loads_are_counted
                 omissions_page
                 other_tenants_see_nothing;

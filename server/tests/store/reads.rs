@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::{ErrorType, ExecutionStatus, JobStatus, TriggerType};
-use orrery_server::execution::Report;
+use orrery_server::execution::{Event, Report};
 use orrery_server::store::*;
 use uuid::Uuid;
 
@@ -184,6 +184,32 @@ pub async fn counts_are_by_tenant(store: DynStore) {
     let queues = vec![("default".to_owned(), 1)];
     let theirs = Counts { total_jobs: 1, active_jobs: 1, pending: 1, queues, sessions: 1, ..Counts::default() };
     assert_eq!(store.counts(Some(OTHER_TENANT)).await.unwrap(), theirs);
+}
+
+/// Beside somebody who looks, work is leased and given back: it waits or it runs, whenever one looks.
+pub async fn counts_are_of_one_moment(store: DynStore) {
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    trigger(&store, &job).await;
+    let moving = async {
+        for _ in 0..200 {
+            let leased = claim(&store, &agent, 1).await.grants.remove(0).execution;
+            let (session_id, epoch) = lease(&leased);
+            apply(&store, &leased, Event::Released { session_id, epoch }).await.unwrap();
+        }
+    };
+    let looking = async {
+        loop {
+            let counts = store.counts(Some(TENANT)).await.unwrap();
+            assert_eq!(counts.pending + counts.running, 1, "{counts:?}");
+            let depth: i64 =
+                store.queues(TENANT).await.unwrap().iter().map(|queue| queue.pending + queue.running).sum();
+            assert_eq!(depth, 1);
+        }
+    };
+    tokio::select! {
+        () = moving => {}
+        () = looking => {}
+    }
 }
 
 pub async fn loads_are_counted(store: DynStore) {

@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder, Row};
 use uuid::Uuid;
 
-use super::PgStore;
 use super::partitions::floor_id;
 use super::tallies::Scope;
+use super::{PgStore, snapshot};
 use crate::store::{Counts, QueueDepth, Result};
 
 /// What waits is counted exactly up to so many of a lane or a range.
@@ -124,7 +124,8 @@ pub(super) async fn waiting_in(
 
 impl PgStore {
     pub(super) async fn read_counts(&self, tenant: Option<Uuid>) -> Result<Counts> {
-        let mut connection = self.pool().acquire().await?;
+        // One snapshot for all: what is leased meanwhile waits or runs in it, and is never neither.
+        let mut connection = snapshot(self.pool()).await?;
         let of_tenant = |query: &mut QueryBuilder<sqlx::Postgres>| {
             if let Some(tenant) = tenant {
                 query.push(" and tenant_id = ").push_bind(tenant);
@@ -160,6 +161,7 @@ impl PgStore {
         queues.retain(|(_, pending)| *pending > 0);
         queues.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
         queues.truncate(QUEUES);
+        connection.commit().await?;
         let cursor: Option<DateTime<Utc>> = jobs.try_get("cursor")?;
         Ok(Counts {
             total_jobs: jobs.try_get("total")?,
@@ -174,7 +176,7 @@ impl PgStore {
     }
 
     pub(super) async fn read_queues(&self, tenant: Uuid) -> Result<Vec<QueueDepth>> {
-        let mut connection = self.pool().acquire().await?;
+        let mut connection = snapshot(self.pool()).await?;
         let mut depths: BTreeMap<String, QueueDepth> = BTreeMap::new();
         let limits: Vec<(String, i32)> =
             sqlx::query_as("select name, max_concurrent from queue_limits where tenant_id = $1")
@@ -204,6 +206,7 @@ impl PgStore {
                 depth.scheduled = estimate_lanes(&mut connection, &waiting.lanes, 0).await?.max(depth.scheduled);
             }
         }
+        connection.commit().await?;
         Ok(depths.into_values().collect())
     }
 }

@@ -271,13 +271,9 @@ impl PgStore {
         }
     }
 
-    /// Begins a transaction. On a task of its own, that a caller who goes away cannot stop: sqlx knows of the transaction only once BEGIN is
-    /// answered, and would give the connection to the next caller in the middle of it, whose writes would then be answered and never
-    /// committed.
+    /// Begins a transaction.
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
-        let pool = self.inner.pool.clone();
-        let begun = tokio::spawn(async move { pool.begin().await }).await;
-        Ok(begun.unwrap_or(Err(sqlx::Error::PoolClosed))?)
+        begin_with(self.pool(), "begin").await
     }
 
     /// The database's clock, which is remembered.
@@ -292,6 +288,20 @@ impl PgStore {
     fn pool(&self) -> &PgPool {
         &self.inner.pool
     }
+}
+
+/// Begins a transaction of a kind. On a task of its own, that a caller who goes away cannot stop: sqlx knows of the transaction only once BEGIN
+/// is answered, and would give the connection to the next caller in the middle of it, whose writes would then be answered and never
+/// committed.
+async fn begin_with(pool: &PgPool, begin: &'static str) -> Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(begin).await }).await;
+    Ok(begun.unwrap_or(Err(sqlx::Error::PoolClosed))?)
+}
+
+/// A transaction that sees one moment only, and writes nothing.
+async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
+    begin_with(pool, "begin isolation level repeatable read, read only").await
 }
 
 /// Makes a schema and makes it the one of the pool's only connection.

@@ -18,7 +18,7 @@ pub(super) async fn read_stats(
 ) -> Result<Stats> {
     let scope = Scope { tenant, job };
     // One snapshot for all: an execution that ends meanwhile is either live or over in it, and in its tally or not yet, and never neither.
-    let mut tx = pool.begin_with("begin isolation level repeatable read, read only").await?;
+    let mut tx = super::snapshot(pool).await?;
     let now = super::clock(&mut tx).await?;
     let mut stats = tallies::over(&mut tx, scope, (from, to), now).await?.stats();
     stats.pending = counts::waiting_in(&mut tx, scope, from, to).await?;
