@@ -1,9 +1,10 @@
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::wait::until;
 
@@ -52,6 +53,8 @@ impl Process {
             directory.join(format!("{name}-{number}.{suffix}"))
         };
         let (out, err) = (file("out"), file("err"));
+        // It leads a group of its own: faketime waits for the program that it starts, and would leave it behind.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name: name.to_owned(), child, out, err }
@@ -92,12 +95,15 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
+        kill_process_group(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
     }
 
     /// SIGKILL, and its end.
     pub(crate) fn kill(&mut self) {
-        let _ = self.child.kill();
+        // Whoever has been waited for may have given its number to somebody else.
+        if !self.has_ended() {
+            self.signal(Signal::KILL);
+        }
         self.child.wait().unwrap();
     }
 
@@ -122,8 +128,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         if std::thread::panicking() {
             let text = fs::read_to_string(&self.err).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
