@@ -129,6 +129,8 @@ pub(crate) fn cut<T>(rows: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> S
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -155,6 +157,24 @@ mod tests {
         for token in ["x", "!!!", "AQ", &scope.token(&[1, 2, 3]), &scope.token(id.as_bytes())[1..]] {
             assert_eq!(scope.id(token).unwrap_err().code, "INVALID_PAGE_TOKEN", "{token}");
         }
+    }
+
+    #[test]
+    fn any_token_is_refused_or_one_that_was_given() {
+        proptest!(ProptestConfig::with_cases(5_000), |(bytes: Vec<u8>, changes: Vec<(u8, u8)>)| {
+            let scope = Scope::new(Listing::Jobs, &["tenant", "active"]);
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(text.is_empty() || scope.id(&text).is_err(), "{text:?}");
+            let mut changed = scope.token(&[7; 16]).into_bytes();
+            for (place, byte) in changes {
+                let place = usize::from(place) % changed.len();
+                changed[place] = byte;
+            }
+            let changed = String::from_utf8_lossy(&changed);
+            if let (Ok(Some(id)), Ok(payload)) = (scope.id(&changed), URL_SAFE_NO_PAD.decode(changed.as_bytes())) {
+                assert_eq!(scope.token(id.as_bytes()), URL_SAFE_NO_PAD.encode(payload), "nothing but the position may differ");
+            }
+        });
     }
 
     #[test]

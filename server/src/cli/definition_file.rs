@@ -169,6 +169,7 @@ fn unknown_field(reason: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use orrery_proto::v1::{CreateJobRequest, JobType, UpdateJobRequest};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -250,6 +251,23 @@ mod tests {
         let text = r#"{"id": "x", "name": "a", "status": "active", "version": 4, "executionCount": 9, "nextExecutionAt": null}"#;
         let update: UpdateJobRequest = DefinitionFile::parse("stdin", text).unwrap().single().unwrap();
         assert_eq!((update.version, update.execution_count), (Some(4), Some(9)));
+    }
+
+    #[test]
+    fn any_file_is_read_or_refused_with_its_place() {
+        const PIECES: [&str; 28] = [
+            "name", "config", "a", ": ", ":", "\n", "\n  ", "- ", "-", "[", "]", "{", "}", ", ", "\"", "'", "&a ",
+            "*a", "<<: *a", "|\n", "!!int ", "---\n", "# ", "1e999", "1.50", "\\u00", "\t", "\u{feff}",
+        ];
+        proptest!(ProptestConfig::with_cases(2_000), |(pieces: Vec<u8>, text: String)| {
+            let made: String = pieces.iter().map(|byte| PIECES[usize::from(*byte) % PIECES.len()]).collect();
+            for text in [&made, &text] {
+                match jobs(text) {
+                    Ok(read) => assert!(!read.is_empty()),
+                    Err(message) => assert!(message.starts_with("jobs.yaml"), "{text:?}: {message}"),
+                }
+            }
+        });
     }
 
     #[test]

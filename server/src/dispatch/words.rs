@@ -68,6 +68,7 @@ fn reported(finished: Finished) -> Report {
 #[cfg(test)]
 mod tests {
     use orrery_proto::v1::{Credit, HeldLease, Progress, Release, Started};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -108,6 +109,42 @@ mod tests {
         assert_eq!(told, expected);
         let credit = Said::Credit(Credit { slots: 2 });
         assert_eq!(heard(session, credit.clone(), &mut words), Some(credit));
+    }
+
+    /// The executions that a frame speaks of are in whatever state: none of it may break what keeps them.
+    #[test]
+    fn any_frame_is_understood_or_dropped() {
+        use orrery_proto::v1::{AgentMessage, Batch};
+        use prost::Message as _;
+
+        let messages = [
+            Said::Started(Started { execution_id: id(1), epoch: 1 }),
+            Said::Progress(Progress { execution_id: id(1), epoch: 1, percent: 30 }),
+            Said::Finished(Finished { execution_id: id(1), epoch: 1, duration_ms: 5, ..Finished::default() }),
+            Said::Release(Release { leases: vec![HeldLease { execution_id: id(1), epoch: 1 }] }),
+        ];
+        let messages = messages.map(|kind| AgentMessage { kind: Some(kind) }).to_vec();
+        let frame = AgentMessage { kind: Some(Said::Batch(Batch { messages })) }.encode_to_vec();
+        proptest!(ProptestConfig::with_cases(5_000), |(changes: Vec<(u16, u8)>, more: Vec<u8>)| {
+            let mut bytes = frame.clone();
+            for (place, byte) in changes {
+                let place = usize::from(place) % bytes.len();
+                bytes[place] = byte;
+            }
+            bytes.extend_from_slice(&more);
+            let Ok(AgentMessage { kind: Some(said) }) = AgentMessage::decode(bytes.as_slice()) else { return Ok(()) };
+            let all = match said {
+                Said::Batch(batch) => batch.messages.into_iter().filter_map(|message| message.kind).collect(),
+                one => vec![one],
+            };
+            let mut words = Vec::new();
+            for said in all {
+                heard(crate::execution::tests::SESSION, said, &mut words);
+            }
+            for word in words {
+                crate::execution::tests::in_every_state(&word.event);
+            }
+        });
     }
 
     #[test]

@@ -308,4 +308,4 @@ impl Execution {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

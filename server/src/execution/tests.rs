@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::*;
 use crate::job::RetryPolicy;
 
-const SESSION: Uuid = Uuid::from_u128(7);
+pub(crate) const SESSION: Uuid = Uuid::from_u128(7);
 
 fn now() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 1, 1, 12, 0, 0).unwrap()
@@ -95,6 +95,15 @@ fn events(epoch: i64) -> Vec<(&'static str, Event)> {
         ("timed_out", Event::TimedOut { epoch }),
         ("start_deadline_passed", Event::StartDeadlinePassed),
     ]
+}
+
+/// What an event does to an execution in each state: no epoch falls, and an end stays one.
+pub(crate) fn in_every_state(event: &Event) {
+    for (state, before) in states() {
+        let Ok(after) = apply(&before, event, &policy(1), now()) else { continue };
+        assert!(after.epoch >= before.epoch, "{state}: {event:?}");
+        assert!(!before.is_done() && (0..=100).contains(&after.progress), "{state}: {event:?}");
+    }
 }
 
 fn step(execution: &Execution, event: &Event) -> Execution {

@@ -2,6 +2,7 @@
 
 mod clock_changes;
 mod differential;
+mod fuzz;
 mod grammar;
 mod intervals;
 mod oracle;
