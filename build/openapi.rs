@@ -12,14 +12,23 @@ use super::{json_name, limits};
 const SCHEMAS: &str = "#/components/schemas/";
 /// Calls that need no credentials.
 const PUBLIC: [&str; 2] = ["/health", "/ready"];
+/// Calls whose credentials are in their message.
+const SIGNING_IN: [&str; 3] = ["/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout"];
 /// Calls that take an `Idempotency-Key`.
 const REPEATABLE: [&str; 5] = ["CreateJob", "BatchCreateJobs", "TriggerJob", "BatchTriggerJobs", "RetryExecution"];
 /// Requests of which nothing can be left out, with the fields that must be there.
-const REQUIRED: [(&str, &[&str]); 5] = [
+const REQUIRED: [(&str, &[&str]); 12] = [
     ("CreateJobRequest", &["name", "jobType", "config"]),
     ("UpdateJobRequest", &["name", "jobType", "config"]),
     ("BatchCreateJobsRequest", &["jobs"]),
     ("BatchTriggerJobsRequest", &["triggers"]),
+    ("LoginRequest", &["name", "password"]),
+    ("RefreshRequest", &["refreshToken"]),
+    ("LogoutRequest", &["refreshToken"]),
+    ("ChangePasswordRequest", &["currentPassword", "newPassword"]),
+    ("CreateKeyRequest", &["name", "permissions"]),
+    ("CreateUserRequest", &["name", "password"]),
+    ("ResetPasswordRequest", &["password"]),
     ("Error", &["error", "timestamp", "path"]),
 ];
 
@@ -191,7 +200,7 @@ fn describe(
         streamed(operation);
     }
     responses(path, method, operation, has_body);
-    if PUBLIC.contains(&path) {
+    if PUBLIC.contains(&path) || SIGNING_IN.contains(&path) {
         operation["security"] = json!([]);
     }
 }

@@ -2,6 +2,7 @@
 
 mod json;
 mod number;
+mod secrets;
 mod timestamp;
 
 pub use json::Json;

@@ -12,7 +12,11 @@ pub const SECRET: &str = "Vq3Lx8Tz1Rb6Ny4Kc9Wd2Hf7Mj5Gp0Sa-of-the-harness";
 /// # Errors
 /// Where it cannot be signed.
 pub fn token() -> Result<String> {
-    let claims = json!({"sub": "chaos", "aud": "orrery", "exp": Utc::now().timestamp() + 86_400});
+    let now = Utc::now().timestamp();
+    let claims = json!({
+        "sub": "chaos", "iss": "orrery", "aud": "orrery", "nbf": now - 7200, "exp": now + 86_400,
+        "tenant": "00000000-0000-0000-0000-000000000001", "permissions": ["*"]
+    });
     encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()))
         .map_err(|error| world(format!("signing a token: {error}")))
 }

@@ -89,20 +89,118 @@ pub struct Listen {
 }
 
 /// How callers are known.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Args)]
 pub struct Identity {
     /// Secret of HS256 tokens, at least 32 bytes.
     #[arg(long, env = "ORRERY_JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
-    /// PEM file of the public key of RS256 or ES256 tokens.
-    #[arg(long, env = "ORRERY_JWT_PUBLIC_KEY")]
-    pub jwt_public_key: Option<PathBuf>,
-    /// The `iss` that tokens must have, if any.
+    /// PEM files of public keys of tokens: RSA (RS256), P-256 (ES256) or Ed25519 (EdDSA); separated by commas. With KID= before a file its key
+    /// counts for tokens of that key id only.
+    #[arg(long, env = "ORRERY_JWT_PUBLIC_KEY", value_name = "[KID=]FILE", value_delimiter = ',')]
+    pub jwt_public_key: Vec<String>,
+    /// File or https:// address of the JWK set of an identity provider.
+    #[arg(long, env = "ORRERY_JWKS", value_name = "FILE|URL")]
+    pub jwks: Option<String>,
+    /// The `iss` that tokens must have; needed with public keys, and `orrery` where there is only a secret.
     #[arg(long, env = "ORRERY_JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
     /// The `aud` that tokens must have.
-    #[arg(long, env = "ORRERY_JWT_AUDIENCE", default_value = "orrery")]
+    #[arg(long, env = "ORRERY_JWT_AUDIENCE", default_value = AUDIENCE)]
     pub jwt_audience: String,
+    /// How far the clocks of those who sign tokens may differ, in seconds.
+    #[arg(long, env = "ORRERY_JWT_LEEWAY_SECONDS", default_value_t = LEEWAY, value_parser = clap::value_parser!(u64).range(0..=120))]
+    pub jwt_leeway_seconds: u64,
+    /// Take tokens without `nbf`, as several identity providers issue them.
+    #[arg(long, env = "ORRERY_JWT_WITHOUT_NBF", default_value_t = false, action = clap::ArgAction::Set)]
+    pub jwt_without_nbf: bool,
+    /// A service that is asked whose tokens are whose, instead of checking them here.
+    #[arg(long, env = "AUTH_SERVICE_URL")]
+    pub auth_service_url: Option<String>,
+    #[command(flatten)]
+    pub internal: Internal,
+    /// How long an access token of somebody who signed in is good, in minutes.
+    #[arg(long, env = "ORRERY_ACCESS_TOKEN_MINUTES", default_value_t = ACCESS_MINUTES, value_parser = clap::value_parser!(u64).range(1..=15))]
+    pub access_token_minutes: u64,
+    /// How long somebody stays signed in, in days.
+    #[arg(long, env = "ORRERY_SESSION_DAYS", default_value_t = SESSION_DAYS, value_parser = clap::value_parser!(u64).range(1..=90))]
+    pub session_days: u64,
+    #[command(flatten)]
+    pub server_secret: ServerSecret,
+}
+
+const AUDIENCE: &str = "orrery";
+const LEEWAY: u64 = 30;
+const ACCESS_MINUTES: u64 = 15;
+const SESSION_DAYS: u64 = 14;
+
+/// How sibling services are known.
+#[derive(Clone, Default, Args)]
+pub struct Internal {
+    /// Token that sibling services call /internal with, at least 32 bytes; without it /internal is off.
+    #[arg(long, env = "INTERNAL_SERVICE_TOKEN", hide_env_values = true)]
+    pub internal_service_token: Option<String>,
+}
+
+/// What API keys are hashed under, and access tokens signed with.
+#[derive(Clone, Default, Args)]
+pub struct ServerSecret {
+    /// Secret that API keys are hashed under and access tokens signed with, at least 32 bytes and the same for all coordinators. Several,
+    /// separated by commas: the first is used for what is new, the others still count. Derived from ORRERY_JWT_SECRET where absent.
+    #[arg(long, env = "ORRERY_KEY_PEPPER", hide_env_values = true, value_delimiter = ',')]
+    pub key_pepper: Vec<String>,
+    /// File of that secret instead; made where it is missing.
+    #[arg(long, env = "ORRERY_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            jwt_secret: None,
+            jwt_public_key: Vec::new(),
+            jwks: None,
+            jwt_issuer: None,
+            jwt_audience: AUDIENCE.to_owned(),
+            jwt_leeway_seconds: LEEWAY,
+            jwt_without_nbf: false,
+            auth_service_url: None,
+            internal: Internal::default(),
+            access_token_minutes: ACCESS_MINUTES,
+            session_days: SESSION_DAYS,
+            server_secret: ServerSecret::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("jwt_secret", &self.jwt_secret.is_some())
+            .field("jwt_public_key", &self.jwt_public_key)
+            .field("jwks", &self.jwks)
+            .field("jwt_issuer", &self.jwt_issuer)
+            .field("jwt_audience", &self.jwt_audience)
+            .field("auth_service_url", &self.auth_service_url.is_some())
+            .field("internal", &self.internal)
+            .field("server_secret", &self.server_secret)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Internal {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Internal").field("service_token", &self.internal_service_token.is_some()).finish()
+    }
+}
+
+impl std::fmt::Debug for ServerSecret {
+    /// Without the secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { key_pepper, key_file } = self;
+        f.debug_struct("ServerSecret").field("peppers", &key_pepper.len()).field("key_file", key_file).finish()
+    }
 }
 
 impl Sharing {

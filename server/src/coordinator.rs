@@ -247,7 +247,9 @@ impl Parts {
             info: self.info.clone(),
             locks: self.locks.clone(),
             caches: self.caches.clone(),
+            authenticator: authenticator.clone(),
         };
+        self.tasks.spawn(authenticator.clone().keep(self.loops.clone()));
         let authenticate = AuthLayer::new(authenticator).limited_by(self.limiter.clone());
         let operations = OperationsLayer::new(self.metrics.clone());
         let routes = api::grpc_routes(api.clone())?

@@ -91,6 +91,12 @@ impl Error {
         Self::new(Kind::NotFound, "DEAD_LETTER_NOT_FOUND", message)
     }
 
+    /// Another user of the tenant has this name.
+    pub fn user_name_taken(name: &str) -> Self {
+        let message = format!("name: another user of this tenant is called {name}; choose another name");
+        Self::new(Kind::Exists, "USER_NAME_TAKEN", message)
+    }
+
     /// A dead letter that has been released is not discarded.
     pub fn dead_letter_released(execution: impl std::fmt::Display, run: impl std::fmt::Display) -> Self {
         let message = format!("the dead letter of execution {execution} was released as execution {run}");

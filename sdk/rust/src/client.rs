@@ -6,10 +6,13 @@ mod wait;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
+use orrery_proto::v1::auth_service_client::AuthServiceClient;
 use orrery_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use orrery_proto::v1::execution_service_client::ExecutionServiceClient;
 use orrery_proto::v1::job_service_client::JobServiceClient;
+use orrery_proto::v1::key_service_client::KeyServiceClient;
 use orrery_proto::v1::scheduler_service_client::SchedulerServiceClient;
+use orrery_proto::v1::user_service_client::UserServiceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -42,6 +45,9 @@ pub struct Client {
     executions: ExecutionServiceClient<Authorized>,
     dead_letters: DeadLetterServiceClient<Authorized>,
     scheduler: SchedulerServiceClient<Authorized>,
+    auth: AuthServiceClient<Authorized>,
+    keys: KeyServiceClient<Authorized>,
+    users: UserServiceClient<Authorized>,
     timeout: Duration,
 }
 
@@ -89,7 +95,10 @@ impl Client {
             jobs: JobServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             executions: ExecutionServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             dead_letters: DeadLetterServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
-            scheduler: SchedulerServiceClient::new(authorized).max_decoding_message_size(MAX_ANSWER),
+            scheduler: SchedulerServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            auth: AuthServiceClient::new(authorized.clone()),
+            keys: KeyServiceClient::new(authorized.clone()),
+            users: UserServiceClient::new(authorized),
             timeout,
         })
     }

@@ -10,29 +10,37 @@ mod job_calls;
 mod job_changes;
 mod jobs;
 mod json_text;
+mod keys;
 mod page_token;
 mod request;
 mod scheduler;
+mod sign_in;
 mod timing;
 mod trigger_queue;
 mod triggers;
+mod users;
 mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use orrery_proto::v1::auth_service_server::AuthServiceServer;
 use orrery_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use orrery_proto::v1::execution_service_server::ExecutionServiceServer;
 use orrery_proto::v1::job_service_server::JobServiceServer;
+use orrery_proto::v1::key_service_server::KeyServiceServer;
 use orrery_proto::v1::scheduler_service_server::SchedulerServiceServer;
+use orrery_proto::v1::user_service_server::UserServiceServer;
 use tonic::service::Routes;
 use uuid::Uuid;
 
 pub(crate) use scheduler::HTTP_STATUS;
 pub use trigger_queue::{TriggerLoop, TriggerQueue};
+pub(crate) use users::user_name;
 
 use crate::admission::{Admission, Full, Gate};
+use crate::auth::Authenticator;
 use crate::cache::Caches;
 use crate::config::Limits;
 use crate::error::Error;
@@ -49,6 +57,8 @@ pub struct Api {
     pub caches: Caches,
     /// The way in for executions that are asked for one by one.
     pub triggers: TriggerQueue,
+    /// Keys and sessions.
+    pub authenticator: Authenticator,
 }
 
 /// What a coordinator says of itself.
@@ -84,6 +94,9 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
         .build_v1()?;
     let health = health::HealthService::new(Arc::clone(&api.info));
     Ok(Routes::new(JobServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(KeyServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(DeadLetterServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(ExecutionServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(SchedulerServiceServer::new(api).max_decoding_message_size(most))

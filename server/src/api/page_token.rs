@@ -22,6 +22,8 @@ pub(crate) enum Listing {
     Queues = 5,
     Logs = 6,
     DeadLetters = 7,
+    Keys = 8,
+    Users = 9,
 }
 
 /// A listing with the filters it was asked with.

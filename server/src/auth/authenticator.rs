@@ -2,18 +2,28 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, Uri};
 use uuid::Uuid;
 
-use super::api_key::{self, KnownKeys};
+use super::api_key::{self, Keys};
+use super::auth_service::AuthService;
 use super::identity::IdentityError;
-use super::jwt::Tokens;
-use super::{DEFAULT_TENANT, Origin, Permissions, Principal, PrincipalKind};
+use super::jwt::{Refused, Tokens};
+use super::keyring::Keyring;
+use super::service_token::{self, ServiceToken};
+use super::sign_in::SignIn;
+use super::{DEFAULT_TENANT, Origin, Permissions, Principal, PrincipalKind, access_token, unauthenticated};
 use crate::config::Identity;
 use crate::error::{Error, Kind};
 use crate::store::DynStore;
+
+/// How often what was noted of keys is stored.
+const NOTE: Duration = Duration::from_secs(30);
+/// How often sessions that are over are deleted.
+const TIDY: Duration = Duration::from_secs(3600);
 
 /// Knows callers by API key, by token, and in development by their address. Cheap to clone.
 #[derive(Clone)]
@@ -23,9 +33,20 @@ pub struct Authenticator {
 
 struct Inner {
     store: DynStore,
-    tokens: Tokens,
-    known: KnownKeys,
+    keyring: Keyring,
+    keys: Keys,
+    sign_in: SignIn,
+    tokens: Issuer,
+    service_token: ServiceToken,
     dev_loopback: bool,
+}
+
+/// Who says whose tokens are whose, but for those that are our own.
+enum Issuer {
+    /// Keys that are known here.
+    Keys(Tokens),
+    /// A sibling service, which is asked.
+    Service(AuthService),
 }
 
 /// What a call shows of its caller.
@@ -49,39 +70,87 @@ impl Authenticator {
     /// With `dev_loopback`, callers on this host need no credentials: they are administrators of the default tenant.
     ///
     /// # Errors
-    /// Where the configured secrets are none, or the public key cannot be read.
+    /// Where the configured secrets are none, or a key cannot be read.
     pub fn new(store: DynStore, identity: &Identity, dev_loopback: bool) -> Result<Self, IdentityError> {
         identity.check()?;
-        let tokens = Tokens::of(identity)?;
-        Ok(Self { inner: Arc::new(Inner { store, tokens, known: KnownKeys::default(), dev_loopback }) })
+        let keyring = Keyring::of(identity)?;
+        let tokens = match identity.auth_service_url.as_deref().map(str::trim).filter(|url| !url.is_empty()) {
+            Some(url) => Issuer::Service(AuthService::new(url, identity.internal.internal_service_token.clone())?),
+            None => Issuer::Keys(Tokens::of(identity)?),
+        };
+        let inner = Inner {
+            keys: Keys::new(store.clone(), keyring.clone()),
+            sign_in: SignIn::new(store.clone(), keyring.clone(), identity),
+            tokens,
+            service_token: ServiceToken::new(identity.internal.internal_service_token.as_deref()),
+            keyring,
+            store,
+            dev_loopback,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What new keys are hashed under.
+    pub fn keyring(&self) -> &Keyring {
+        &self.inner.keyring
+    }
+
+    /// Sessions of people.
+    pub(crate) fn sign_in(&self) -> &SignIn {
+        &self.inner.sign_in
+    }
+
+    /// A key was revoked: nobody comes in with it any more, here.
+    pub(crate) fn forget_key(&self, id: Uuid) {
+        self.inner.keys.forget(id);
     }
 
     /// Who makes a call.
     pub(super) async fn principal(&self, credentials: &Credentials<'_>) -> Result<Principal, Error> {
+        if credentials.uri.path().starts_with(service_token::BELOW) {
+            return self.inner.service_token.principal(credentials.headers);
+        }
         match presented(credentials.headers)? {
-            Some(key) if key.starts_with(api_key::PREFIX) => self.by_key(key).await,
-            Some(token) => {
-                let invalid = "the token is not valid: wrong signature, expired, or for another audience";
-                self.inner.tokens.principal(token).ok_or_else(|| unauthenticated(invalid))
-            }
+            Some(key) if key.starts_with(api_key::PREFIX) => self.inner.keys.principal(key).await,
+            Some(token) if access_token::is_own(token) => self.inner.sign_in.principal(token).await,
+            Some(token) => self.by_token(token).await,
             None if self.inner.dev_loopback && is_own_host(credentials) => Ok(developer()),
             None => Err(unauthenticated("credentials are needed: Authorization: Bearer, with an API key or a token")),
         }
     }
 
-    async fn by_key(&self, key: &str) -> Result<Principal, Error> {
-        let hash = api_key::hash(key);
-        if let Some(known) = self.inner.known.get(&hash) {
-            return Ok(known);
-        }
-        match self.inner.store.key_by_hash(&hash).await? {
-            Some(found) => {
-                let principal = api_key::principal(&found);
-                self.inner.known.put(hash, principal.clone());
-                Ok(principal)
+    async fn by_token(&self, token: &str) -> Result<Principal, Error> {
+        let tokens = match &self.inner.tokens {
+            Issuer::Service(service) => return service.principal(token).await,
+            Issuer::Keys(tokens) => tokens,
+        };
+        tokens.principal(token).await.map_err(|refused| match refused {
+            Refused::Invalid => unauthenticated(
+                "the token is not valid: wrong signature, expired, for another audience, of another issuer, or without a tenant",
+            ),
+            Refused::NoKeys => {
+                let message = "the keys of the identity provider cannot be had, so that the token cannot be checked; try again";
+                Error::new(Kind::Unavailable, "IDENTITY_PROVIDER_UNAVAILABLE", message)
             }
-            None => Err(unauthenticated("the API key is unknown, expired or revoked")),
+        })
+    }
+
+    /// Stores what was noted of keys now and then, and forgets sessions that are over, until it is stopped.
+    pub async fn keep(self, stopped: tokio_util::sync::CancellationToken) {
+        let mut note = tokio::time::interval(NOTE);
+        let mut tidy = tokio::time::interval(TIDY);
+        loop {
+            tokio::select! {
+                () = stopped.cancelled() => break,
+                _ = note.tick() => self.inner.keys.store_uses().await,
+                _ = tidy.tick() => {
+                    if let Err(error) = self.inner.store.forget_user_sessions().await {
+                        tracing::debug!(%error, "sessions that are over were not deleted");
+                    }
+                }
+            }
         }
+        self.inner.keys.store_uses().await;
     }
 }
 
@@ -127,12 +196,9 @@ fn developer() -> Principal {
         tenant_id: Some(DEFAULT_TENANT),
         subject: Uuid::nil(),
         name: "developer".to_owned(),
+        roles: Vec::new(),
         permissions: Permissions::All,
     }
-}
-
-fn unauthenticated(message: &str) -> Error {
-    Error::new(Kind::Unauthenticated, "UNAUTHENTICATED", message)
 }
 
 #[cfg(test)]

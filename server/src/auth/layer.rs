@@ -16,14 +16,24 @@ use crate::error::{Error, Kind};
 use crate::limiter::{Caller, Limiter, RETRY_AFTER};
 
 /// Paths that need no credentials.
-const PUBLIC: [&str; 7] = [
+const PUBLIC: [&str; 8] = [
     "/",
     "/health",
     "/ready",
+    "/internal/health",
     "/openapi.json",
     "/docs",
     "/orrery.v1.SchedulerService/GetHealth",
     "/orrery.v1.SchedulerService/GetReady",
+];
+/// Calls whose credentials are in their message: a password, or a refresh token.
+const SIGNING_IN: [&str; 6] = [
+    "/api/v1/auth/login",
+    "/api/v1/auth/refresh",
+    "/api/v1/auth/logout",
+    "/orrery.v1.AuthService/Login",
+    "/orrery.v1.AuthService/Refresh",
+    "/orrery.v1.AuthService/Logout",
 ];
 /// What paths begin with that need no credentials.
 const PUBLIC_BELOW: [&str; 2] = ["/grpc.health.v1.", "/grpc.reflection."];
@@ -64,6 +74,14 @@ impl AuthLayer {
         };
         limiter.admit(&caller).await?;
         found
+    }
+
+    /// Lets a call pass that signs in, where its address has not called too often.
+    async fn admit_unknown(&self, credentials: &Credentials<'_>) -> Result<(), Error> {
+        match (&self.limiter, credentials.peer) {
+            (Some(limiter), Some(peer)) => limiter.admit(&Caller::At(peer.ip())).await,
+            _ => Ok(()),
+        }
     }
 
     /// Also lets calls pass whose paths begin so, such as those of a user interface's own files.
@@ -122,6 +140,13 @@ where
             // Without the body, which need not be Sync.
             let (parts, body) = request.into_parts();
             let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer: peer(&parts.extensions) };
+            if SIGNING_IN.contains(&parts.uri.path()) {
+                if let Err(error) = layer.admit_unknown(&credentials).await {
+                    return Ok(refusal(error, is_grpc(&parts.headers)));
+                }
+                let origin = credentials.origin();
+                return super::scope_unknown(origin, inner.call(Request::from_parts(parts, body))).await;
+            }
             match layer.admit(&credentials).await {
                 Ok(principal) => {
                     let origin = credentials.origin();
@@ -153,6 +178,8 @@ fn refusal<R: Default>(error: Error, grpc: bool) -> Response<R> {
             Kind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Denied => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
         };
         response.extensions_mut().insert(error);

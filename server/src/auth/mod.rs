@@ -1,21 +1,37 @@
 //! Who calls. Credentials are read once, in a tower layer that gRPC and REST both pass; handlers ask for the [`Principal`].
 
+mod access_token;
 mod api_key;
+mod auth_service;
 mod authenticator;
+mod grants;
 mod identity;
 mod jwt;
+mod keyring;
 mod layer;
+mod password;
 mod permission;
 mod principal;
+mod recent;
+mod refresh_token;
+mod service_token;
+mod sign_in;
 
 use uuid::Uuid;
 
-pub use api_key::generate_key;
+pub use api_key::{NewKey, generate_key};
 pub use authenticator::Authenticator;
+pub use grants::ADMIN;
+pub(crate) use grants::{may_give, may_give_roles};
 pub use identity::{IdentityError, check_secret};
+pub use keyring::Keyring;
 pub use layer::{AuthLayer, AuthService};
+pub(crate) use password::Passwords;
+pub(crate) use password::check as check_password;
 pub use permission::{PERMISSIONS, Permissions};
 pub use principal::{Kind as PrincipalKind, Origin, Principal};
+pub(crate) use service_token::BELOW as INTERNAL;
+pub(crate) use sign_in::{Signed, principal as user_principal};
 
 use crate::error::{Error, Kind};
 
@@ -23,18 +39,33 @@ use crate::error::{Error, Kind};
 pub const DEFAULT_TENANT: Uuid = Uuid::from_u128(1);
 
 tokio::task_local! {
-    /// The caller of the call being served and where it calls from; set by the layer, and absent where a call has not passed it.
-    static CALLER: (Principal, Origin);
+    /// The caller of the call being served; set by the layer, and absent where a call has not passed it or needs no caller.
+    static CALLER: Principal;
+    /// Where the call being served comes from.
+    static ORIGIN: Origin;
 }
 
 /// Serves a call for a principal.
 pub async fn scope<F: Future>(principal: Principal, origin: Origin, call: F) -> F::Output {
-    CALLER.scope((principal, origin), call).await
+    ORIGIN.scope(origin, CALLER.scope(principal, call)).await
+}
+
+/// Serves a call for which nobody need be known, such as a login.
+async fn scope_unknown<F: Future>(origin: Origin, call: F) -> F::Output {
+    ORIGIN.scope(origin, call).await
 }
 
 /// Where the call being served comes from; nothing is known of it where a call has not passed the layer.
 pub fn origin() -> Origin {
-    CALLER.try_with(|(_, origin)| origin.clone()).unwrap_or_default()
+    ORIGIN.try_with(Origin::clone).unwrap_or_default()
+}
+
+/// The caller, whatever it may do: for what everybody may do with what is their own.
+///
+/// # Errors
+/// UNAUTHENTICATED where the call has not passed the layer.
+pub fn anybody() -> Result<Principal, Error> {
+    CALLER.try_with(Principal::clone).map_err(|_| unauthenticated("credentials are needed"))
 }
 
 /// The caller, if it may do `permission` (`resource:action`).
@@ -43,12 +74,14 @@ pub fn origin() -> Origin {
 /// UNAUTHENTICATED where the call has not passed the layer; PERMISSION_DENIED where it may not.
 pub fn caller(permission: &str) -> Result<Principal, Error> {
     debug_assert!(PERMISSIONS.contains(&permission), "{permission} is not listed, so that no key can be made for it");
-    let principal = CALLER
-        .try_with(|(principal, _)| principal.clone())
-        .map_err(|_| Error::new(Kind::Unauthenticated, "UNAUTHENTICATED", "credentials are needed"))?;
+    let principal = anybody()?;
     if !principal.permissions.allow(permission) {
         let message = format!("{permission} is needed, and {} does not have it", principal.name);
         return Err(Error::new(Kind::Denied, "PERMISSION_DENIED", message));
     }
     Ok(principal)
+}
+
+fn unauthenticated(message: &str) -> Error {
+    Error::new(Kind::Unauthenticated, "UNAUTHENTICATED", message)
 }

@@ -1,7 +1,7 @@
 //! What calls may need, by name: `resource:action`.
 
 /// All permissions that a call may need.
-pub const PERMISSIONS: [&str; 12] = [
+pub const PERMISSIONS: [&str; 16] = [
     "agents:connect",
     "executions:cancel",
     "executions:read",
@@ -10,9 +10,13 @@ pub const PERMISSIONS: [&str; 12] = [
     "jobs:read",
     "jobs:trigger",
     "jobs:update",
+    "keys:read",
+    "keys:write",
     "logs:read",
     "queues:update",
     "scheduler:read",
+    "users:read",
+    "users:write",
     "workers:drain",
 ];
 

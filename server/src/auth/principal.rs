@@ -15,6 +15,8 @@ pub struct Principal {
     pub subject: Uuid,
     /// For people and logs.
     pub name: String,
+    /// Names of roles that its token or its user has.
+    pub roles: Vec<String>,
     pub permissions: Permissions,
 }
 
@@ -25,6 +27,8 @@ pub enum Kind {
     User,
     /// A program, by an API key.
     Key,
+    /// A sibling service, by the token that services share.
+    Service,
     /// Somebody on this host, in development.
     Developer,
 }
@@ -35,6 +39,7 @@ impl Kind {
         match self {
             Self::User => "user",
             Self::Key => "key",
+            Self::Service => "service",
             Self::Developer => "developer",
         }
     }

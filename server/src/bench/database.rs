@@ -8,7 +8,8 @@ use super::bed::Bed;
 use super::error::{Result, failed};
 use super::past;
 use super::settings::Engine;
-use crate::auth::{DEFAULT_TENANT, generate_key};
+use crate::auth::{DEFAULT_TENANT, Keyring, NewKey, generate_key};
+use crate::config::ServerSecret;
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{ApiKey, Keys as _, Store as _};
@@ -21,6 +22,8 @@ pub(super) struct Database {
     /// As DATABASE_URL takes it.
     pub(super) url: String,
     pub(super) keys: Keys,
+    /// What the keys are hashed under, as ORRERY_KEY_PEPPER takes it.
+    pub(super) pepper: String,
     /// Connections of the bench's own; SQLite has none.
     pool: Option<PgPool>,
 }
@@ -51,7 +54,8 @@ impl Database {
     async fn postgres(url: String) -> Result<Self> {
         let store = PgStore::connect(PgOptions { max_connections: 2, ..PgOptions::new(&url) }).await?;
         store.migrate().await?;
-        let (keys, stored) = made(store.now().await?);
+        let pepper = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let (keys, stored) = made(&pepper, store.now().await?)?;
         for key in &stored {
             store.insert_key(key).await?;
         }
@@ -59,17 +63,18 @@ impl Database {
         let pool =
             PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(30)).connect(&url).await?;
         past::counted(&pool).await?;
-        Ok(Self { url, keys, pool: Some(pool) })
+        Ok(Self { url, keys, pepper, pool: Some(pool) })
     }
 
     async fn sqlite(path: String) -> Result<Self> {
         let store = SqliteStore::open(&path).await?;
-        let (keys, stored) = made(store.now().await?);
+        let pepper = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+        let (keys, stored) = made(&pepper, store.now().await?)?;
         for key in &stored {
             store.insert_key(key).await?;
         }
         store.close().await;
-        Ok(Self { url: format!("sqlite:{path}"), keys, pool: None })
+        Ok(Self { url: format!("sqlite:{path}"), keys, pepper, pool: None })
     }
 
     /// Its PostgreSQL.
@@ -81,10 +86,16 @@ impl Database {
     }
 }
 
-fn made(now: chrono::DateTime<chrono::Utc>) -> (Keys, [ApiKey; 3]) {
-    let key = |tenant, name| generate_key(tenant, name, vec!["*".into()], None, now);
+fn made(pepper: &str, now: chrono::DateTime<chrono::Utc>) -> Result<(Keys, [ApiKey; 3])> {
+    let secret = ServerSecret { key_pepper: vec![pepper.to_owned()], key_file: None };
+    let keyring = Keyring::from_settings(&secret, None).map_err(|error| failed(error.to_string()))?;
+    let key = |tenant_id, name: &str| {
+        let permissions = vec!["*".to_owned()];
+        let new = NewKey { tenant_id, name: name.to_owned(), permissions, expires_at: None, created_by: None };
+        generate_key(&keyring, new, now)
+    };
     let (caller, of_caller) = key(Some(DEFAULT_TENANT), "bench");
     let (other, of_other) = key(Some(OTHER_TENANT), "bench-other");
     let (agents, of_agents) = key(None, "bench-agents");
-    (Keys { caller, other, agents }, [of_caller, of_other, of_agents])
+    Ok((Keys { caller, other, agents }, [of_caller, of_other, of_agents]))
 }

@@ -4,7 +4,6 @@ use orrery_sdk::Json;
 use orrery_sdk::client::{Client, ClientOptions};
 use orrery_sdk::v1::{BatchTriggerJobsRequest, CreateJobRequest, GetStatusRequest, JobType, TriggerJobRequest};
 use rustix::process::Signal;
-use uuid::Uuid;
 
 use super::bed::Bed;
 use super::child::Child;
@@ -37,10 +36,9 @@ impl Deployment {
     pub(super) async fn start(bed: &Bed, engine: Engine) -> Result<Self> {
         let database = Database::new(bed, engine).await?;
         let mut command = Child::orrery(&["server"])?;
-        let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
         command.envs([
             ("DATABASE_URL", database.url.as_str()),
-            ("ORRERY_JWT_SECRET", &secret),
+            ("ORRERY_KEY_PEPPER", &database.pepper),
             ("ORRERY_ARM_AHEAD_MS", "1500"),
             ("ORRERY_HTTP", "127.0.0.1:0"),
             ("ORRERY_GRPC", "127.0.0.1:0"),

@@ -14,10 +14,13 @@ mod instant;
 mod job;
 mod job_definition;
 mod job_view;
+mod key;
 mod output;
 mod page;
 mod queue;
+mod session;
 mod status;
+mod user;
 mod wait;
 
 use clap::error::ErrorKind;
@@ -35,6 +38,9 @@ use self::exit::Failure;
 use self::job::JobCommand;
 use self::output::Output;
 use self::queue::QueueCommand;
+use self::session::LoginArgs;
+use self::user::UserCommand;
+use crate::run::admin::AdminCommand;
 use crate::run::dev::DevArgs;
 use crate::run::key::KeyCommand;
 use crate::run::migrate::MigrateArgs;
@@ -111,9 +117,25 @@ pub enum Command {
     Cron(Box<CronCommand>),
     /// Show the scheduler's state.
     Status,
-    /// Make API keys; talks to the database.
-    #[command(subcommand)]
+    /// Make, list and revoke API keys; on the database, or by a server.
+    #[command(subcommand, visible_alias = "keys")]
     Key(Box<KeyCommand>),
+    /// Make the first administrator; talks to the database.
+    #[command(subcommand)]
+    Admin(Box<AdminCommand>),
+    /// People who sign in with a password.
+    #[command(subcommand, visible_alias = "users")]
+    User(Box<UserCommand>),
+    /// Sign in with a name and a password; commands without --api-key use the session.
+    #[command(
+        after_help = "The password is asked for on a terminal, and read from standard input elsewhere. The session is kept in
+$XDG_CONFIG_HOME/orrery/session.json, or where ORRERY_SESSION_FILE says."
+    )]
+    Login(LoginArgs),
+    /// End the session that login has begun.
+    Logout,
+    /// Show who the server takes you for.
+    Whoami,
     /// Measure how fast this machine runs Orrery, on a database of the measurement's own.
     Bench(Box<BenchCommand>),
     /// Print a completion script for a shell.
@@ -173,9 +195,12 @@ impl Command {
             Self::Bench(_) if is_given("server") => {
                 Some("--server is for commands that call a server; a measurement starts one of its own")
             }
-            Self::Migrate(_) | Self::Key(_) if is_given("server") => {
+            Self::Migrate(_) | Self::Admin(_) if is_given("server") => {
                 Some("--server is for commands that call a server; this one works on the database, by --database-url")
             }
+            Self::Key(key) if is_given("server") && key.database().is_some() => Some(
+                "--server asks a server, and --database-url (or DATABASE_URL) works on the database: give one of them",
+            ),
             _ => None,
         }
     }
@@ -205,7 +230,21 @@ pub fn call(global: &Global, command: Command) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(exit::Exit::Failed, "INTERNAL_ERROR", format!("no event loop: {error}")))?;
     runtime.block_on(async {
-        let client = connect::connect(&global.server, global.api_key.as_deref())?;
+        let command = match command {
+            Command::Login(args) => {
+                return args.run(global, &out).await.map_err(|failure| failure.of_server(&global.server));
+            }
+            Command::Logout => {
+                return session::logout(global, &out).await.map_err(|failure| failure.of_server(&global.server));
+            }
+            other => other,
+        };
+        let given = global.api_key.as_deref().map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned);
+        let credential = match given {
+            Some(key) => Some(key),
+            None => session::access_token(&global.server).await.map_err(|failure| failure.of_server(&global.server))?,
+        };
+        let client = connect::connect(&global.server, credential.as_deref())?;
         let context = Context { client, out };
         tokio::select! {
             done = Box::pin(serve(command, &context)) => done.map_err(|failure| failure.of_server(&global.server)),
@@ -221,12 +260,17 @@ async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
         Command::DeadLetter(command) => command.run(context).await,
         Command::Queue(command) => command.run(context).await,
         Command::Status => status::run(context).await,
+        Command::User(command) => command.run(context).await,
+        Command::Whoami => session::whoami(context).await,
+        Command::Key(command) => key::run(*command, context).await,
         Command::Agent(agent) => match agent.command {
             Some(command) => command.run(context).await,
             None => Ok(()),
         },
         // Those that serve are run by the program itself.
-        Command::Dev(_) | Command::Server(_) | Command::Migrate(_) | Command::Key(_) => Ok(()),
+        Command::Dev(_) | Command::Server(_) | Command::Migrate(_) | Command::Admin(_) => Ok(()),
+        // Those are answered before there is a credential.
+        Command::Login(_) | Command::Logout => Ok(()),
         // These are answered without a server.
         Command::Bench(bench) => bench.run(&context.out),
         Command::Cron(command) => command.run(&context.out),

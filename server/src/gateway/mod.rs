@@ -2,6 +2,7 @@
 
 mod error_body;
 mod failure;
+mod internal;
 mod json_place;
 mod responses;
 mod routes;
@@ -14,10 +15,13 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use http_body_util::Full;
 use orrery_proto::rest::Transcoder;
+use orrery_proto::v1::__rest_over_grpc_bridge_AuthService::AuthServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_DeadLetterService::DeadLetterServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_ExecutionService::ExecutionServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_KeyService::KeyServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SchedulerService::SchedulerServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_UserService::UserServiceRestBridge;
 use rest_over_grpc::serving::RestService;
 use rest_over_grpc::transcoding::Transcode;
 use tower::Service;
@@ -38,7 +42,10 @@ pub fn router(api: Api, auth: AuthLayer) -> Router {
         ExecutionServiceRestBridge::externally_authenticated(api.clone()),
         JobServiceRestBridge::externally_authenticated(api.clone()),
         DeadLetterServiceRestBridge::externally_authenticated(api.clone()),
-        SchedulerServiceRestBridge::externally_authenticated(api),
+        SchedulerServiceRestBridge::externally_authenticated(api.clone()),
+        AuthServiceRestBridge::externally_authenticated(api.clone()),
+        KeyServiceRestBridge::externally_authenticated(api.clone()),
+        UserServiceRestBridge::externally_authenticated(api),
     );
     let service = RestService::new(std::sync::Arc::new(transcoder)).with_max_body_bytes(most);
     let routes = Router::new()
@@ -65,13 +72,43 @@ fn traced(routes: Router) -> Router {
 }
 
 /// Serves one call of the generated API.
-async fn call<T>(mut service: RestService<T>, most: usize, request: Request) -> Response
+async fn call<T>(service: RestService<T>, most: usize, request: Request) -> Response
 where
     T: Transcode + Clone + Send + Sync + 'static,
 {
     if request.uri().path() == "/" && matches!(*request.method(), Method::GET | Method::HEAD) {
         return Redirect::temporary("/docs").into_response();
     }
+    if internal::is_internal(request.uri().path()) {
+        return call_internal(service, most, request).await;
+    }
+    call_public(service, most, request).await
+}
+
+/// Serves a call of the internal API by the public one.
+async fn call_internal<T>(service: RestService<T>, most: usize, mut request: Request) -> Response
+where
+    T: Transcode + Clone + Send + Sync + 'static,
+{
+    let called = internal::Call::of(request.method(), request.uri());
+    let called = called.and_then(|called| match called.path.parse() {
+        Ok(uri) => Ok((called, uri)),
+        Err(_) => Err((StatusCode::NOT_FOUND, error_body::Told::new("ROUTE_NOT_FOUND", "there is no such path"))),
+    });
+    let (called, uri) = match called {
+        Ok(found) => found,
+        Err((status, told)) => return responses::failed(status, told),
+    };
+    *request.method_mut() = called.method.clone();
+    *request.uri_mut() = uri;
+    let answer = call_public(service, most, request).await;
+    called.answered(answer, chrono::Utc::now()).await
+}
+
+async fn call_public<T>(mut service: RestService<T>, most: usize, request: Request) -> Response
+where
+    T: Transcode + Clone + Send + Sync + 'static,
+{
     let (mut parts, body) = request.into_parts();
     let body = match failure::read_body(body, most).await {
         Ok(body) => body,

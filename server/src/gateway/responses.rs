@@ -11,6 +11,7 @@ use chrono::Utc;
 use futures_util::FutureExt;
 
 use super::error_body::{self, Told};
+use super::internal;
 use crate::error::Error;
 
 /// Serves a call, and writes the body of its error where it has one.
@@ -34,7 +35,11 @@ pub(super) async fn shape(request: Request, next: Next) -> Response {
         None if is_error(&response) && !is_json(&response) => of_status(response.status()),
         None => return response,
     };
-    let body = error_body::json_text(&told, &path, Utc::now());
+    let body = if internal::is_internal(&path) {
+        internal::error_text(&told, Utc::now())
+    } else {
+        error_body::json_text(&told, &path, Utc::now())
+    };
     let response_status = response.status();
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);

@@ -7,7 +7,6 @@
 //! This is one multiplexed connection that the loop replaces. The crate's own connection manager is not used: after a handshake that Redis
 //! itself refused (it loads its data, has too many clients, or the password is being changed) it never connects again.
 
-mod breaker;
 mod hints;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,15 +19,17 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::breaker::Breaker;
-pub use self::breaker::BreakerState;
 pub use self::hints::share_hints;
+pub use crate::breaker::BreakerState;
+use crate::breaker::{self, Breaker};
 use crate::telemetry::Metrics;
 
 /// How long a call may take before it has failed.
 pub const PATIENCE: Duration = Duration::from_millis(150);
 /// How long connecting may take; nobody waits for it but the loop, and the start.
 const CONNECTING: Duration = Duration::from_secs(1);
+/// When Redis is not asked any more.
+const BREAKER: breaker::Patience = breaker::Patience { failures: 3, rest: Duration::from_millis(400) };
 /// How often the loop looks after Redis.
 pub(crate) const PULSE: Duration = Duration::from_millis(500);
 /// What looking after Redis is counted as.
@@ -94,7 +95,7 @@ impl Redis {
         }
         let info = url.into_connection_info().map_err(|_| AddressError { reason: "cannot be read" })?;
         let client = Client::open(info).map_err(|_| AddressError { reason: "cannot be used" })?;
-        let link = Link { breaker: Breaker::default(), connection: None };
+        let link = Link { breaker: Breaker::open(BREAKER), connection: None };
         metrics.redis_breaker(link.breaker.state());
         let inner = Inner {
             client,

@@ -9,9 +9,9 @@ use orrery_agent::{Agent, AgentOptions};
 use orrery_sdk::client::{Client, ClientOptions};
 use tokio_util::sync::CancellationToken;
 
-use super::{RunError, demo, listen, live, on_signals, opened};
+use super::{KEY_FILE, RunError, demo, listen, live, on_signals, opened};
 use crate::auth::{Authenticator, DEFAULT_TENANT};
-use crate::config::{Identity, Limits, Listen, Sharing};
+use crate::config::{Identity, Internal, Limits, Listen, ServerSecret, Sharing};
 use crate::coordinator::Coordinator;
 use crate::telemetry::{LogArgs, Metrics};
 
@@ -38,6 +38,8 @@ pub struct DevArgs {
     pub limits: Limits,
     #[command(flatten)]
     pub sharing: Sharing,
+    #[command(flatten)]
+    pub internal: Internal,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -62,7 +64,7 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
         limits: args.limits.clone(),
         sharing: args.sharing.clone(),
         redis,
-        authenticator: Authenticator::new(store.clone(), &Identity::default(), true)?,
+        authenticator: Authenticator::new(store.clone(), &identity(&args), true)?,
         metrics,
     };
     let serving = tokio::spawn(coordinator.serve(listeners, coordinators.clone()));
@@ -83,6 +85,15 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
     coordinators.cancel();
     live.abort();
     ended.unwrap_or(Ok(()))
+}
+
+/// How callers are known: those of this host need nothing, and what else there is works as it does on a server.
+fn identity(args: &DevArgs) -> Identity {
+    Identity {
+        internal: args.internal.clone(),
+        server_secret: ServerSecret { key_pepper: Vec::new(), key_file: Some(args.data_dir.join(KEY_FILE)) },
+        ..Identity::default()
+    }
 }
 
 async fn flatten(task: tokio::task::JoinHandle<Result<(), crate::coordinator::ServeError>>) -> Result<(), RunError> {

@@ -1,5 +1,6 @@
-//! What the commands that serve do: `orrery dev`, `server` and `migrate`, and `key`, which talks to the database.
+//! What the commands that serve do: `orrery dev`, `server` and `migrate`, and `key` and `admin`, which talk to the database.
 
+pub mod admin;
 pub mod demo;
 pub mod dev;
 pub mod key;
@@ -17,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::store::StoreError;
 use crate::telemetry::LogArgs;
 use crate::telemetry::logging;
+
+/// The file beside a database of development that holds its secret.
+const KEY_FILE: &str = "server.key";
 
 /// Why a command that serves has ended. The texts are for the person at the terminal.
 #[derive(Debug, thiserror::Error)]

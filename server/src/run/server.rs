@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::Args;
 
 use super::{RunError, listen, on_signals, opened};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Keyring};
 use crate::config::{Identity, Limits, Listen, Sharing};
 use crate::coordinator::Coordinator;
 use crate::telemetry::{LogArgs, Metrics};
@@ -51,10 +51,7 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
     })?;
     // What is wrong with the settings is said before anything is waited for.
     args.identity.check()?;
-    if args.identity.jwt_secret.is_none() && args.identity.jwt_public_key.is_none() {
-        let message = "ORRERY_JWT_SECRET (or ORRERY_JWT_PUBLIC_KEY) is needed, so that callers can be known: openssl rand -base64 48";
-        return Err(RunError::Setting(message.into()));
-    }
+    Keyring::of(&args.identity)?;
     let metrics = Metrics::default();
     let redis = args.sharing.redis(&metrics)?;
     let shutdown = on_signals()?;

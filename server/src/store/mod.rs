@@ -38,7 +38,7 @@ pub type DynStore = Arc<dyn Store>;
 /// Everything that a coordinator needs of its database.
 #[async_trait]
 pub trait Store:
-    Jobs + Fires + Leases + Gates + DeadLetters + Sessions + Logs + Reads + Keys + Upkeep + Sharing
+    Jobs + Fires + Leases + Gates + DeadLetters + Sessions + Logs + Reads + Keys + Users + Upkeep + Sharing
 {
     /// `postgres` or `sqlite`.
     fn engine(&self) -> &'static str;
@@ -289,8 +289,60 @@ pub trait Keys: Send + Sync {
     /// Stores a key's hash.
     async fn insert_key(&self, key: &ApiKey) -> Result<()>;
 
-    /// The key with this hash, unless it has expired or been revoked.
-    async fn key_by_hash(&self, hash: &[u8; 32]) -> Result<Option<ApiKey>>;
+    /// The key that one of these is the hash of, unless it has expired or been revoked.
+    async fn key_by_hash(&self, hashes: &[KeyHash]) -> Result<Option<ApiKey>>;
+
+    /// Keys, newest first, those that are over included.
+    async fn keys(&self, of: KeysOf, page: &Page) -> Result<Vec<ApiKey>>;
+
+    /// Revokes a key; one that was revoked stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    async fn revoke_key(&self, of: KeysOf, id: Uuid) -> Result<ApiKey>;
+
+    /// Says that keys were used so long ago. What is stored is the latest use.
+    async fn keys_used(&self, uses: &[(Uuid, Duration)]) -> Result<()>;
+}
+
+/// People who sign in with a password, and their sessions.
+#[async_trait]
+pub trait Users: Send + Sync {
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] (USER_NAME_TAKEN).
+    async fn create_user(&self, user: &User) -> Result<()>;
+
+    /// One user, unless another tenant's.
+    async fn user(&self, tenant: Uuid, id: Uuid) -> Result<Option<User>>;
+
+    /// The user of a name, in lower case.
+    async fn user_by_name(&self, tenant: Uuid, name: &str) -> Result<Option<User>>;
+
+    /// Users, newest first.
+    async fn users(&self, tenant: Uuid, page: &Page) -> Result<Vec<User>>;
+
+    /// Changes a user, and ends the sessions that the change says.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    async fn change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User>;
+
+    /// Begins a session, and notes the login. `false` where the user has been disabled, or is none.
+    async fn begin_user_session(&self, session: &NewUserSession) -> Result<bool>;
+
+    /// A session, unless it is over or its user is disabled.
+    async fn user_session(&self, id: Uuid) -> Result<Option<UserSession>>;
+
+    /// Uses a refresh token, in whose place `next` counts from now on. A token that was used before ends its session.
+    async fn rotate_refresh_token(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation>;
+
+    /// Ends the session that a refresh token belongs to; answers with its id where there was one.
+    async fn end_user_session(&self, hash: &[u8; 32]) -> Result<Option<Uuid>>;
+
+    /// Deletes sessions whose time was over more than a day ago, with their tokens; answers with how many.
+    async fn forget_user_sessions(&self) -> Result<u64>;
 }
 
 /// What keeps the store well.

@@ -65,10 +65,14 @@ async fn a_token_is_a_credential_too() {
         jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
     };
     let tenant = Uuid::from_u128(8);
-    world.key = Some(sign(json!({"sub": "anna", "aud": "orrery", "exp": now + 60, "tenant": tenant})));
+    world.key = Some(sign(json!({
+        "sub": "anna", "iss": "orrery", "aud": "orrery", "nbf": now - 60, "exp": now + 60, "tenant": tenant, "permissions": ["*"]
+    })));
     let job = world.job("hers", json!({})).await;
     assert_eq!(Uuid::parse_str(job["createdBy"].as_str().unwrap()).unwrap().get_version_num(), 8);
-    world.key = Some(sign(json!({"sub": "anna", "aud": "orrery", "exp": now - 600, "tenant": tenant})));
+    world.key = Some(sign(json!({
+        "sub": "anna", "iss": "orrery", "aud": "orrery", "nbf": now - 900, "exp": now - 600, "tenant": tenant, "permissions": ["*"]
+    })));
     world.get(JOBS).await.refused(401, "UNAUTHENTICATED");
 }
 

@@ -4,15 +4,19 @@
 
 mod bad_input;
 mod clients;
+mod closed;
 mod dead_letters;
 mod executions;
 mod grpc;
 mod guards;
 mod identity;
+mod internal;
 mod jobs;
+mod keys;
 mod limits;
 mod pages;
 mod scheduler;
+mod sign_in;
 mod streams;
 mod together;
 mod world;

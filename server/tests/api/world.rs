@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use orrery_proto::v1::{ErrorType, ExecutionStatus};
 use orrery_server::api::{Api, CoordinatorInfo, TriggerQueue, grpc_routes};
-use orrery_server::auth::{AuthLayer, Authenticator, generate_key};
+use orrery_server::auth::{AuthLayer, Authenticator, Keyring, NewKey, generate_key};
 use orrery_server::cache::Caches;
 use orrery_server::config::{Identity, Limits, Strategy};
 use orrery_server::execution::{Event, Report};
@@ -27,6 +27,7 @@ use uuid::Uuid;
 pub(crate) const JOBS: &str = "/api/v1/scheduler/jobs";
 pub(crate) const EXECUTIONS: &str = "/api/v1/scheduler/executions";
 pub(crate) const SECRET: &str = "q3v8Zk1mPw5Tn7Yc2Rb9Lx4Jd6Hf0Gs8Aa";
+pub(crate) const SERVICE_TOKEN: &str = "Zx9Lm2Qw7Er4Ty1Ui8Op5As3Df6Gh0JkBb";
 
 pub(crate) struct World {
     pub(crate) store: Arc<SqliteStore>,
@@ -36,6 +37,7 @@ pub(crate) struct World {
     pub(crate) client: reqwest::Client,
     /// Sent with every call.
     pub(crate) key: Option<String>,
+    keyring: Keyring,
     _dir: tempfile::TempDir,
 }
 
@@ -105,9 +107,11 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(dir.path().join("orrery.db")).await.unwrap());
         let dyn_store: DynStore = store.clone();
-        let identity =
-            Identity { jwt_secret: Some(SECRET.into()), jwt_audience: "orrery".into(), ..Identity::default() };
-        let auth = AuthLayer::new(Authenticator::new(dyn_store.clone(), &identity, dev_loopback).unwrap());
+        let mut identity = Identity { jwt_secret: Some(SECRET.into()), ..Identity::default() };
+        identity.internal.internal_service_token = Some(SERVICE_TOKEN.into());
+        let authenticator = Authenticator::new(dyn_store.clone(), &identity, dev_loopback).unwrap();
+        let keyring = authenticator.keyring().clone();
+        let auth = AuthLayer::new(authenticator.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = listener.local_addr().unwrap();
         let info = Arc::new(CoordinatorInfo {
@@ -125,7 +129,7 @@ impl World {
         let limits = Arc::new(limits);
         let (triggers, making) = TriggerQueue::new(dyn_store.clone(), limits.clone(), None);
         tokio::spawn(making.run(CancellationToken::new()));
-        let api = Api { store: dyn_store, limits, info: info.clone(), locks, caches, triggers };
+        let api = Api { store: dyn_store, limits, info: info.clone(), locks, caches, triggers, authenticator };
         let router = gateway::router(api.clone(), auth.clone());
         tokio::spawn(async move {
             axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await.unwrap();
@@ -138,7 +142,7 @@ impl World {
             let server = tonic::transport::Server::builder().layer(auth).add_routes(routes);
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, _dir: dir }
+        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, keyring, _dir: dir }
     }
 
     /// The same server, for a caller with a key of another tenant.
@@ -149,7 +153,9 @@ impl World {
 
     pub(crate) async fn make_key(&self, tenant: Option<Uuid>, permissions: &[&str]) -> String {
         let permissions = permissions.iter().map(ToString::to_string).collect();
-        let (plain, key) = generate_key(tenant, "test key", permissions, None, chrono::Utc::now());
+        let new =
+            NewKey { tenant_id: tenant, name: "test key".into(), permissions, expires_at: None, created_by: None };
+        let (plain, key) = generate_key(&self.keyring, new, chrono::Utc::now());
         self.store.insert_key(&key).await.unwrap();
         plain
     }

@@ -40,6 +40,7 @@ mod texts;
 mod totals;
 mod trigger;
 mod upkeep;
+mod users;
 
 /// Makes a test of each function, for one engine.
 macro_rules! conformance {
@@ -257,7 +258,17 @@ macro_rules! suite {
                 odd_json_does_not_fail_its_batch;
             keys:
                 a_key_is_found_by_its_hash
-                expired_keys_are_not_found;
+                expired_keys_are_not_found
+                revoked_keys_are_not_found_and_stay_listed
+                the_latest_use_of_a_key_is_kept;
+            users:
+                a_user_reads_back_and_is_its_tenants
+                names_of_users_are_unique_in_their_tenant
+                a_change_leaves_the_rest
+                a_session_lives_until_its_end
+                a_refresh_token_is_good_once
+                of_two_that_come_at_once_one_is_the_thief
+                sessions_end_with_what_they_were_begun_with;
             upkeep:
                 upkeep_runs
                 old_rows_go

@@ -5,7 +5,7 @@ use orrery_sdk::client::{Client, ClientOptions};
 use orrery_sdk::v1::ListJobsRequest;
 use serde_json::json;
 
-use crate::token::{SECRET, signed};
+use crate::token::{SECRET, claims, signed, token_of};
 use crate::wait::SOON;
 use crate::world::{Server, World};
 
@@ -13,7 +13,7 @@ on_each_engine!(keys_open_what_they_may, tokens_are_checked);
 
 /// `orrery key create` with these arguments; the key.
 async fn key(world: &World, args: &[&str]) -> String {
-    let environment = [("DATABASE_URL", world.database_url())];
+    let environment = [("DATABASE_URL", world.database_url()), ("ORRERY_JWT_SECRET", SECRET)];
     let mut process = world.orrery("key", &[&["key", "create", "--name", "tests"], args].concat(), &environment);
     let status = process.ended(SOON).await;
     assert!(status.success(), "{status}: {}", process.stderr());
@@ -62,7 +62,7 @@ async fn tokens_are_checked(world: World) {
     let rest = server.rest();
     let soon = Utc::now().timestamp() + 60;
     rest.get("/jobs").await.ok();
-    let claims = |aud: &str, exp: i64| json!({"sub": "somebody", "aud": aud, "exp": exp});
+    let claims = |aud: &str, exp: i64| claims(&uuid::Uuid::from_u128(1).to_string(), aud, exp);
     let bad = [
         signed("another-secret-of-enough-bytes-0123456789", &claims("orrery", soon)),
         signed(SECRET, &claims("elsewhere", soon)),
@@ -73,8 +73,7 @@ async fn tokens_are_checked(world: World) {
     }
     // Tenants do not see each other.
     let job = rest.create_manual("mine", "command", json!({"command": "true"})).await;
-    let other = json!({"sub": "x", "aud": "orrery", "exp": soon, "tenant": uuid::Uuid::new_v4()});
-    let other = rest.with(Some(&signed(SECRET, &other)));
+    let other = rest.with(Some(&token_of(&uuid::Uuid::new_v4().to_string())));
     other.get(&format!("/jobs/{job}")).await.refused(404, "JOB_NOT_FOUND");
     assert_eq!(other.get("/jobs").await.ok()["jobs"], json!([]));
 }

@@ -49,6 +49,7 @@ mod retry;
 mod rolling;
 mod routing;
 mod settings;
+mod signed_in;
 mod stalled;
 mod stopping;
 mod traces;

@@ -50,6 +50,7 @@ async fn a_generic_client_calls_everything() {
     rest.finished(&run).await;
     executions(&mut caller, &format!(r#"id: "{run}""#)).await;
     dead_letters(&mut caller, &run).await;
+    identity(&mut caller).await;
     scheduler(&mut caller, rest.workers().await[0]["id"].as_str().unwrap()).await;
     caller.ok("StopJob", &this).await;
     caller.refused("TriggerJob", &this, "JOB_INACTIVE").await;
@@ -110,4 +111,25 @@ async fn scheduler(caller: &mut Caller, worker: &str) {
     caller.refused("SetQueue", r#"name: "" max_concurrent: 3"#, "INVALID_QUEUE").await;
     caller.ok("DrainWorker", &format!(r#"id: "{worker}""#)).await;
     caller.refused("DrainWorker", r#"id: "00000000-0000-7000-8000-000000000000""#, "WORKER_NOT_FOUND").await;
+}
+
+async fn identity(caller: &mut Caller) {
+    caller.ok("CreateKey", r#"name: "ci" permissions: "jobs:read""#).await;
+    caller.ok("ListKeys", "").await;
+    caller.refused("RevokeKey", r#"id: "00000000-0000-7000-8000-000000000000""#, "KEY_NOT_FOUND").await;
+    let user = caller.id("CreateUser", r#"name: "anna" password: "correct horse battery""#).await;
+    let this = format!(r#"id: "{user}""#);
+    for method in ["GetUser", "DisableUser", "EnableUser"] {
+        caller.ok(method, &this).await;
+    }
+    caller.ok("ListUsers", "").await;
+    caller.ok("UpdateUser", &format!(r#"{this} roles: "admin""#)).await;
+    caller.ok("ResetPassword", &format!(r#"{this} password: "correct horse staple""#)).await;
+    let signed = caller.ok("Login", r#"name: "anna" password: "correct horse staple""#).await;
+    let refresh = format!(r#"refresh_token: "{}""#, text(&signed[0], "refresh_token"));
+    caller.ok("Refresh", &refresh).await;
+    caller.refused("Refresh", &refresh, "REFRESH_TOKEN_REUSED").await;
+    caller.ok("Logout", &refresh).await;
+    caller.ok("GetCaller", "").await;
+    caller.refused("ChangePassword", r#"current_password: "x" new_password: "y""#, "WRONG_CREDENTIALS").await;
 }

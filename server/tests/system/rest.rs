@@ -100,6 +100,12 @@ impl Rest {
         Answer { status: response.status().as_u16(), text: response.text().await.unwrap() }
     }
 
+    /// POST to a path outside the scheduler's API; what it answers, whatever that is.
+    pub(crate) async fn at(&self, path: &str, body: &Value) -> String {
+        let request = self.http.post(format!("{}{path}", self.origin)).body(body.to_string());
+        request.send().await.unwrap().text().await.unwrap()
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], None).await
     }

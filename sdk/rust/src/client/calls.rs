@@ -133,3 +133,42 @@ unary! { scheduler:
     /// Whether the process can take calls.
     get_ready(GetReadyRequest) -> Ready;
 }
+
+unary! { auth:
+    /// Signs in with a name and a password.
+    login(LoginRequest) -> SignedIn;
+    /// New tokens for a refresh token, which is good once.
+    refresh(RefreshRequest) -> SignedIn;
+    /// Ends the session of a refresh token.
+    logout(LogoutRequest) -> LogoutResponse;
+    /// Who calls.
+    get_caller(GetCallerRequest) -> Caller;
+    /// Sets the caller's own password.
+    change_password(ChangePasswordRequest) -> SignedIn;
+}
+
+unary! { keys:
+    /// Makes an API key, whose text is in the answer and nowhere else.
+    create_key(CreateKeyRequest) -> CreateKeyResponse;
+    /// A page of API keys, newest first.
+    list_keys(ListKeysRequest) -> ListKeysResponse;
+    /// Revokes an API key.
+    revoke_key(RevokeKeyRequest) -> ApiKey;
+}
+
+unary! { users:
+    /// Makes somebody who signs in with a password.
+    create_user(CreateUserRequest) -> User;
+    /// A page of users, newest first.
+    list_users(ListUsersRequest) -> ListUsersResponse;
+    /// Reads one user.
+    get_user(GetUserRequest) -> User;
+    /// Replaces a user's display name and roles.
+    update_user(UpdateUserRequest) -> User;
+    /// Keeps a user from signing in, and ends its sessions.
+    disable_user(DisableUserRequest) -> User;
+    /// Lets a user sign in again.
+    enable_user(EnableUserRequest) -> User;
+    /// Gives a user another password, and ends its sessions.
+    reset_password(ResetPasswordRequest) -> User;
+}

@@ -41,6 +41,7 @@ mod stats;
 mod tallies;
 mod trigger;
 mod upkeep;
+mod users;
 mod write;
 
 use std::sync::Arc;

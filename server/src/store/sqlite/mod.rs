@@ -19,6 +19,7 @@ mod rows;
 mod sessions;
 mod sharing;
 mod upkeep;
+mod users;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod fires;
+mod identity;
 mod jobs;
 mod leases;
 mod reads;
@@ -11,6 +12,7 @@ mod upkeep;
 
 pub use dead_letters::*;
 pub use fires::*;
+pub use identity::*;
 pub use jobs::*;
 pub use leases::*;
 pub use reads::*;

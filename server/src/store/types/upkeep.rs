@@ -1,9 +1,6 @@
-//! Hints, keys, and what keeps the store well.
+//! Hints, and what keeps the store well.
 
 use std::time::Duration;
-
-use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 /// What may have become possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,23 +11,6 @@ pub enum Wake {
     Work,
     /// Somebody wants executions to end.
     Cancel,
-}
-
-/// A stored API key. The key itself is known to nobody but its owner.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ApiKey {
-    pub id: Uuid,
-    /// `None`: of the deployment, for agents that serve all tenants and for administrators.
-    pub tenant_id: Option<Uuid>,
-    pub name: String,
-    /// The first characters, for people to tell keys apart.
-    pub prefix: String,
-    /// SHA-256 of the key (256 random bits need no slow hash).
-    pub hash: [u8; 32],
-    /// `*` or `resource:action`.
-    pub permissions: Vec<String>,
-    pub expires_at: Option<DateTime<Utc>>,
-    pub created_at: DateTime<Utc>,
 }
 
 /// How long to keep what is over.

@@ -1,13 +1,17 @@
-//! Whether Redis is asked at all. Pure.
+//! Whether somebody who may be away is asked at all. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Calls without an answer, one after the other, that open it.
-const FAILURES: u32 = 3;
-/// How long an open breaker waits before one probe is let through.
-const REST: Duration = Duration::from_millis(400);
+/// When a breaker opens, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Calls without an answer, one after the other, that open it.
+    pub failures: u32,
+    /// How long an open breaker waits before one probe is let through.
+    pub rest: Duration,
+}
 
 /// What a breaker lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +24,12 @@ pub enum BreakerState {
     Open,
 }
 
-/// Opens after [`FAILURES`] in a row, and is closed by a probe that goes well. It begins open: nothing is known of Redis yet.
-#[derive(Debug, Default)]
-pub(super) struct Breaker {
+/// Opens after some failures in a row, and is closed by a probe that goes well.
+#[derive(Debug)]
+pub struct Breaker {
+    patience: Patience,
     state: State,
-    /// Whether Redis was there before, or its absence has been told already.
+    /// Whether the other side was there before, or its absence has been told already.
     told: bool,
 }
 
@@ -35,14 +40,19 @@ enum State {
     Open { until: Option<Instant> },
 }
 
-impl Default for State {
-    fn default() -> Self {
-        Self::Open { until: None }
-    }
-}
-
 impl Breaker {
-    pub(super) fn state(&self) -> BreakerState {
+    /// One that begins open: nothing is known of the other side yet.
+    pub fn open(patience: Patience) -> Self {
+        Self { patience, state: State::Open { until: None }, told: false }
+    }
+
+    /// One that begins closed: the other side is asked.
+    pub fn closed(patience: Patience) -> Self {
+        Self { patience, state: State::Closed { failures: 0 }, told: false }
+    }
+
+    /// What it lets through.
+    pub fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
             State::HalfOpen => BreakerState::HalfOpen,
@@ -51,7 +61,7 @@ impl Breaker {
     }
 
     /// A call went well.
-    pub(super) fn succeeded(&mut self) {
+    pub fn succeeded(&mut self) {
         // An answer that comes after the breaker has opened is one of before; only a probe closes it.
         if let State::Closed { failures } = &mut self.state {
             *failures = 0;
@@ -59,30 +69,30 @@ impl Breaker {
     }
 
     /// A call had no answer in time; `true` where that opened the breaker.
-    pub(super) fn failed(&mut self, now: Instant) -> bool {
+    pub fn failed(&mut self, now: Instant) -> bool {
         match &mut self.state {
-            State::Closed { failures } if *failures + 1 < FAILURES => {
+            State::Closed { failures } if *failures + 1 < self.patience.failures => {
                 *failures += 1;
                 false
             }
-            State::Closed { .. } => self.open(Some(now + REST)),
+            State::Closed { .. } => self.trip(Some(now + self.patience.rest)),
             _ => false,
         }
     }
 
     /// The connection is lost; `true` where that opened the breaker. The first probe goes at once: it may be a restart.
-    pub(super) fn lost(&mut self, now: Instant) -> bool {
-        matches!(self.state, State::Closed { .. }) && self.open(Some(now))
+    pub fn lost(&mut self, now: Instant) -> bool {
+        matches!(self.state, State::Closed { .. }) && self.trip(Some(now))
     }
 
-    fn open(&mut self, until: Option<Instant>) -> bool {
+    fn trip(&mut self, until: Option<Instant>) -> bool {
         self.state = State::Open { until };
         self.told = true;
         true
     }
 
-    /// Whether the loop may look now. Where the breaker is open, that is the probe: nobody else looks until its outcome is known.
-    pub(super) fn probes(&mut self, now: Instant) -> bool {
+    /// Whether somebody may look now. Where the breaker is open, that is the probe: nobody else looks until its outcome is known.
+    pub fn probes(&mut self, now: Instant) -> bool {
         match self.state {
             State::Closed { .. } => true,
             State::Open { until } if until.is_none_or(|until| until <= now) => {
@@ -94,15 +104,15 @@ impl Breaker {
     }
 
     /// The probe went well.
-    pub(super) fn found(&mut self) {
+    pub fn found(&mut self) {
         self.state = State::Closed { failures: 0 };
         self.told = false;
     }
 
     /// The probe failed; `true` the first time, so that it is told once.
-    pub(super) fn not_found(&mut self, now: Instant) -> bool {
+    pub fn not_found(&mut self, now: Instant) -> bool {
         let first = !self.told;
-        self.open(Some(now + REST));
+        self.trip(Some(now + self.patience.rest));
         first
     }
 }
@@ -111,8 +121,12 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    const FAILURES: u32 = 3;
+    const REST: Duration = Duration::from_millis(400);
+    const PATIENCE: Patience = Patience { failures: FAILURES, rest: REST };
+
     fn closed() -> Breaker {
-        let mut breaker = Breaker::default();
+        let mut breaker = Breaker::open(PATIENCE);
         assert!(breaker.probes(Instant::now()));
         breaker.found();
         breaker
@@ -161,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_begins_open_and_absence_at_the_start_is_told_once() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let (mut breaker, now) = (Breaker::open(PATIENCE), Instant::now());
         assert_eq!(breaker.state(), BreakerState::Open);
         assert!(breaker.probes(now));
         assert!(breaker.not_found(now));

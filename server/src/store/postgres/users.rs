@@ -1,0 +1,281 @@
+//! [`Users`].
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::commit::commit;
+use super::{PgStore, micros, retried, violated};
+use crate::error::Error;
+use crate::store::{
+    NewUserSession, Page, Result, Rotation, SessionEnd, StoreError, User, UserChange, UserSession, Users, text,
+};
+
+/// What [`user`] reads.
+macro_rules! columns {
+    () => {
+        "u.id, u.tenant_id, u.name, u.display_name, u.password_hash, u.roles, u.created_by, u.created_at, u.updated_at,
+         u.last_login_at, u.disabled_at"
+    };
+}
+
+/// `select` of a living session with its user.
+macro_rules! select_session {
+    ($rest:literal) => {
+        concat!(
+            "select s.id as session_id, s.expires_at, ",
+            columns!(),
+            " from user_sessions s join users u on u.id = s.user_id
+             where s.ended_at is null and s.expires_at > clock_timestamp() and u.disabled_at is null ",
+            $rest
+        )
+    };
+}
+
+#[async_trait]
+impl Users for PgStore {
+    async fn create_user(&self, user: &User) -> Result<()> {
+        let made = sqlx::query(
+            "insert into users (id, tenant_id, name, display_name, password_hash, roles, created_by, created_at, updated_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+        )
+        .bind(user.id)
+        .bind(user.tenant_id)
+        .bind(text::plain(&user.name))
+        .bind(text::plain(&user.display_name))
+        .bind(&user.password_hash)
+        .bind(&user.roles)
+        .bind(user.created_by)
+        .bind(user.created_at)
+        .execute(self.pool())
+        .await;
+        match made {
+            Err(error) if violated(&error) == Some("users_name") => {
+                Err(StoreError::Refused(Box::new(Error::user_name_taken(&user.name))))
+            }
+            made => Ok(made.map(drop)?),
+        }
+    }
+
+    async fn user(&self, tenant: Uuid, id: Uuid) -> Result<Option<User>> {
+        let found = sqlx::query(concat!("select ", columns!(), " from users u where u.tenant_id = $1 and u.id = $2"))
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(self.pool())
+            .await?;
+        found.as_ref().map(user).transpose()
+    }
+
+    async fn user_by_name(&self, tenant: Uuid, name: &str) -> Result<Option<User>> {
+        let found = sqlx::query(concat!("select ", columns!(), " from users u where u.tenant_id = $1 and u.name = $2"))
+            .bind(tenant)
+            .bind(text::plain(name))
+            .fetch_optional(self.pool())
+            .await?;
+        found.as_ref().map(user).transpose()
+    }
+
+    async fn users(&self, tenant: Uuid, page: &Page) -> Result<Vec<User>> {
+        let found = sqlx::query(concat!(
+            "select ",
+            columns!(),
+            " from users u where u.tenant_id = $1 and ($2::uuid is null or u.id < $2) order by u.id desc limit $3"
+        ))
+        .bind(tenant)
+        .bind(page.after)
+        .bind(page.limit.max(0))
+        .fetch_all(self.pool())
+        .await?;
+        found.iter().map(user).collect()
+    }
+
+    async fn change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User> {
+        retried!(self, self.try_change_user(tenant, id, change))
+    }
+
+    async fn begin_user_session(&self, session: &NewUserSession) -> Result<bool> {
+        retried!(self, self.try_begin_user_session(session))
+    }
+
+    async fn user_session(&self, id: Uuid) -> Result<Option<UserSession>> {
+        let found = sqlx::query(select_session!("and s.id = $1")).bind(id).fetch_optional(self.pool()).await?;
+        found.as_ref().map(session).transpose()
+    }
+
+    async fn rotate_refresh_token(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
+        retried!(self, self.try_rotate(hash, next))
+    }
+
+    async fn end_user_session(&self, hash: &[u8; 32]) -> Result<Option<Uuid>> {
+        let ended = sqlx::query_scalar(
+            "update user_sessions s set ended_at = coalesce(s.ended_at, clock_timestamp()), end_reason = coalesce(s.end_reason, $2)
+             from refresh_tokens r where r.hash = $1 and s.id = r.session_id returning s.id",
+        )
+        .bind(&hash[..])
+        .bind(SessionEnd::Logout.as_str())
+        .fetch_optional(self.pool())
+        .await?;
+        Ok(ended)
+    }
+
+    async fn forget_user_sessions(&self) -> Result<u64> {
+        let gone = sqlx::query(
+            "delete from user_sessions where id in
+             (select id from user_sessions where expires_at < clock_timestamp() - interval '1 day' limit 1000)",
+        )
+        .execute(self.pool())
+        .await?;
+        Ok(gone.rows_affected())
+    }
+}
+
+impl PgStore {
+    async fn try_change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User> {
+        let mut tx = self.begin().await?;
+        let changed = sqlx::query(concat!(
+            "update users u set display_name = coalesce($3, u.display_name), roles = coalesce($4, u.roles),
+                 password_hash = coalesce($5, u.password_hash),
+                 disabled_at = case when $6::boolean is null then u.disabled_at when $6::boolean then coalesce(u.disabled_at, clock_timestamp()) end,
+                 updated_at = clock_timestamp()
+             where u.tenant_id = $1 and u.id = $2 returning ",
+            columns!()
+        ))
+        .bind(tenant)
+        .bind(id)
+        .bind(change.display_name.as_deref().map(text::plain))
+        .bind(&change.roles)
+        .bind(&change.password_hash)
+        .bind(change.disabled)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let changed = changed.as_ref().map(user).ok_or(StoreError::NotFound)??;
+        let why = match (change.disabled, &change.password_hash) {
+            (Some(true), _) => Some(SessionEnd::Disabled),
+            (_, Some(_)) => Some(SessionEnd::Password),
+            _ => None,
+        };
+        if let Some(why) = why {
+            end_sessions(&mut tx, id, why).await?;
+        }
+        commit(tx).await?;
+        Ok(changed)
+    }
+
+    async fn try_begin_user_session(&self, new: &NewUserSession) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        // Locks the user, so that disabling it either sees this session or comes first.
+        let may = sqlx::query(
+            "update users set last_login_at = clock_timestamp() where tenant_id = $1 and id = $2 and disabled_at is null",
+        )
+        .bind(new.tenant_id)
+        .bind(new.user_id)
+        .execute(&mut *tx)
+        .await?;
+        if may.rows_affected() == 0 {
+            return Ok(false);
+        }
+        // A repeat whose first try was committed after all finds its rows.
+        sqlx::query(
+            "insert into user_sessions (id, tenant_id, user_id, address, created_at, expires_at)
+             values ($1, $2, $3, $4, clock_timestamp(), clock_timestamp() + $5 * interval '1 microsecond')
+             on conflict (id) do nothing",
+        )
+        .bind(new.id)
+        .bind(new.tenant_id)
+        .bind(new.user_id)
+        .bind(text::plain(&new.address))
+        .bind(micros(new.life))
+        .execute(&mut *tx)
+        .await?;
+        add_token(&mut tx, &new.refresh_hash, new.id, new.tenant_id).await?;
+        commit(tx).await?;
+        Ok(true)
+    }
+
+    async fn try_rotate(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
+        let mut tx = self.begin().await?;
+        // The lock lets one of two that come at once be the first.
+        let shown = sqlx::query(
+            "select r.session_id, r.used_at is not null as used, s.tenant_id, s.user_id,
+                 exists (select from refresh_tokens n where n.hash = $2) as repeated
+             from refresh_tokens r join user_sessions s on s.id = r.session_id where r.hash = $1 for update of r",
+        )
+        .bind(&hash[..])
+        .bind(&next[..])
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(shown) = shown else { return Ok(Rotation::Unknown) };
+        let (id, user): (Uuid, Uuid) = (shown.try_get("session_id")?, shown.try_get("user_id")?);
+        let (used, repeated): (bool, bool) = (shown.try_get("used")?, shown.try_get("repeated")?);
+        if used && !repeated {
+            end_session(&mut tx, id, SessionEnd::Reuse).await?;
+            commit(tx).await?;
+            return Ok(Rotation::Reused { session: id, user });
+        }
+        let living = sqlx::query(select_session!("and s.id = $1")).bind(id).fetch_optional(&mut *tx).await?;
+        let Some(living) = living.as_ref().map(session).transpose()? else { return Ok(Rotation::Unknown) };
+        sqlx::query("update refresh_tokens set used_at = coalesce(used_at, clock_timestamp()) where hash = $1")
+            .bind(&hash[..])
+            .execute(&mut *tx)
+            .await?;
+        add_token(&mut tx, next, id, shown.try_get("tenant_id")?).await?;
+        commit(tx).await?;
+        Ok(Rotation::Rotated(Box::new(living)))
+    }
+}
+
+async fn add_token(connection: &mut PgConnection, hash: &[u8; 32], session: Uuid, tenant: Uuid) -> Result<()> {
+    sqlx::query(
+        "insert into refresh_tokens (hash, tenant_id, session_id, created_at) values ($1, $2, $3, clock_timestamp())
+         on conflict (hash) do nothing",
+    )
+    .bind(&hash[..])
+    .bind(tenant)
+    .bind(session)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn end_session(connection: &mut PgConnection, id: Uuid, why: SessionEnd) -> Result<()> {
+    sqlx::query(
+        "update user_sessions set ended_at = clock_timestamp(), end_reason = $2 where id = $1 and ended_at is null",
+    )
+    .bind(id)
+    .bind(why.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn end_sessions(connection: &mut PgConnection, user: Uuid, why: SessionEnd) -> Result<()> {
+    sqlx::query(
+        "update user_sessions set ended_at = clock_timestamp(), end_reason = $2 where user_id = $1 and ended_at is null",
+    )
+    .bind(user)
+    .bind(why.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+fn session(row: &PgRow) -> Result<UserSession> {
+    Ok(UserSession { id: row.try_get("session_id")?, expires_at: row.try_get("expires_at")?, user: user(row)? })
+}
+
+fn user(row: &PgRow) -> Result<User> {
+    Ok(User {
+        id: row.try_get("id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        name: row.try_get("name")?,
+        display_name: row.try_get("display_name")?,
+        password_hash: row.try_get("password_hash")?,
+        roles: row.try_get("roles")?,
+        created_by: row.try_get("created_by")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+        last_login_at: row.try_get("last_login_at")?,
+        disabled_at: row.try_get("disabled_at")?,
+    })
+}
