@@ -19,12 +19,13 @@ use prost_types::{EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 use rest_over_grpc::build::{DescriptorOptions, Generator, OpenApiInfo, ServiceDefinition};
 
 const PACKAGE: &str = ".orrery.v1";
-const FILES: [&str; 9] = [
+const FILES: &[&str] = &[
     "orrery/v1/json.proto",
     "orrery/v1/job.proto",
     "orrery/v1/execution.proto",
     "orrery/v1/dead_letter.proto",
     "orrery/v1/scheduler.proto",
+    "orrery/v1/enrolment.proto",
     "orrery/v1/agent.proto",
     "orrery/v1/auth.proto",
     "orrery/v1/key.proto",

@@ -25,6 +25,10 @@ pub struct AgentOptions {
     pub channel: Option<Channel>,
     /// The API key or token.
     pub token: Option<String>,
+    /// PEM file of the authorities that coordinators are known by; those of this host where absent.
+    pub ca: Option<PathBuf>,
+    /// Lets this agent in, once: it gets a certificate, which is what it shows from then on.
+    pub join_token: Option<String>,
     /// A name for people.
     pub name: String,
     /// Labels that jobs can select it by.
@@ -54,6 +58,8 @@ impl Default for AgentOptions {
             keep_order: false,
             channel: None,
             token: None,
+            ca: None,
+            join_token: None,
             name: hostname(),
             labels: Vec::new(),
             queues: Vec::new(),
@@ -94,10 +100,25 @@ pub struct AgentArgs {
     pub keep_order: bool,
     /// API key or token; better given by the environment or a file, since others can see a command line
     #[arg(long, env = "ORRERY_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// File that holds the API key or token
     #[arg(long, value_name = "FILE", env = "ORRERY_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// Join token of `orrery agent token`, for a certificate of the agent's own; means nothing once it has been used
+    #[arg(
+        long,
+        env = "ORRERY_JOIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        conflicts_with = "join_token_file"
+    )]
+    pub join_token: Option<Secret>,
+    /// File that holds the join token
+    #[arg(long, value_name = "FILE", env = "ORRERY_JOIN_TOKEN_FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// PEM file of the authorities that https coordinators are known by [default: those of this host]
+    #[arg(long, value_name = "FILE", env = "ORRERY_CA")]
+    pub coordinator_ca: Option<PathBuf>,
     /// Name for people [default: the host's]
     #[arg(long, env = "ORRERY_AGENT_NAME")]
     pub name: Option<String>,
@@ -136,20 +157,48 @@ pub struct AgentArgs {
     pub log_level: String,
 }
 
+/// A setting that is shown to nobody.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 impl AgentArgs {
     /// The options that the command line stands for. `supervisor` is the program that comes to [`crate::executor::supervise`].
     ///
     /// # Errors
-    /// Where the token's file cannot be read.
+    /// Where a token's file cannot be read.
     pub fn options(self, supervisor: Option<Vec<String>>) -> io::Result<AgentOptions> {
         let token = match &self.token_file {
             Some(file) => Some(read_token(file)?),
-            None => self.token,
+            None => self.token.map(|secret| secret.0),
+        };
+        let join_token = match &self.join_token_file {
+            Some(file) => Some(read_token(file)?),
+            None => self.join_token.map(|secret| secret.0),
         };
         Ok(AgentOptions {
             coordinators: given(self.coordinators),
             keep_order: self.keep_order,
             token,
+            ca: self.coordinator_ca.filter(|file| !file.as_os_str().is_empty()),
+            join_token: join_token.filter(|token| !token.trim().is_empty()),
             name: self.name.filter(|name| !name.is_empty()).unwrap_or_else(hostname),
             labels: self.labels,
             queues: given(self.queues),

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orrery_sdk::executor::Executor;
-use orrery_sdk::{Worker, WorkerError};
+use orrery_sdk::{ClientTls, Worker, WorkerError};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use crate::config::AgentOptions;
 use crate::executor::executors;
+use crate::identity::{IdentityError, Plan};
 
 /// From the end of a process's own grace until the agent gives a stopped task up: killing it, and reading what it wrote last, take 3 s at
 /// most. With the usual grace of 5 s and what comes after ([`AFTER_GRACE`](orrery_sdk::worker::AFTER_GRACE)) a time-out is told within
@@ -36,6 +38,9 @@ pub enum AgentError {
     /// The session cannot run.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// It cannot show who it is.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
 impl Agent {
@@ -47,12 +52,19 @@ impl Agent {
     /// # Errors
     /// Where the options cannot be used, or another agent uses the data directory. Coordinators that cannot be reached are no error.
     pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let worker = worker(options)?;
+        let plan = Plan::of(&options)?;
+        // First, since it locks the data directory, in which the identity is kept.
+        let worker = worker(options, plan.tls.clone())?;
+        let identity = tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            established = plan.establish() => established?,
+        };
+        let _renewals = identity.map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
         Ok(worker.run(shutdown).await?)
     }
 }
 
-fn worker(options: AgentOptions) -> Result<Worker, AgentError> {
+fn worker(options: AgentOptions, tls: ClientTls) -> Result<Worker, AgentError> {
     let has_functions = options.functions.as_ref().is_some_and(|functions| functions.names().next().is_some());
     let grace = options.executors.grace + BEYOND_GRACE;
     let offered = restricted(executors(options.executors).into_iter().collect(), &options.only, has_functions)?;
@@ -67,6 +79,7 @@ fn worker(options: AgentOptions) -> Result<Worker, AgentError> {
     );
     let mut builder = Worker::builder()
         .endpoints(options.coordinators)
+        .tls(tls)
         .name(options.name)
         .version(env!("CARGO_PKG_VERSION"))
         .slots(options.slots)
@@ -168,8 +181,8 @@ mod tests {
             data_dir: Some(directory.path().into()),
             ..AgentOptions::default()
         };
-        let _first = worker(options.clone()).expect("a worker");
-        let message = worker(options).err().map(|e| e.to_string()).unwrap_or_default();
+        let _first = worker(options.clone(), ClientTls::default()).expect("a worker");
+        let message = worker(options, ClientTls::default()).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("another process uses the journal in"), "{message}");
     }
 }

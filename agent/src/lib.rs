@@ -5,6 +5,8 @@
 pub mod config;
 mod daemon;
 pub mod executor;
+pub mod identity;
+pub mod install;
 mod program;
 
 pub use config::AgentOptions;

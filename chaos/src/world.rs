@@ -315,7 +315,12 @@ impl World {
     /// Where its options cannot be used.
     pub fn client(&self, number: usize, patience: Duration) -> Result<Client> {
         let endpoint = self.coordinators[number].from_clients.url();
-        let options = ClientOptions { endpoint, api_key: Some(self.token.clone()), timeout: patience };
+        let options = ClientOptions {
+            endpoint,
+            api_key: Some(self.token.clone()),
+            timeout: patience,
+            ..ClientOptions::default()
+        };
         Ok(Client::connect(&options)?)
     }
 

@@ -10,7 +10,6 @@ use orrery_proto::v1::agent_service_server::AgentServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 use uuid::Uuid;
 
 use crate::api::{self, Api, CoordinatorInfo, TriggerQueue};
@@ -18,7 +17,7 @@ use crate::auth::{AuthLayer, Authenticator};
 use crate::cache::Caches;
 use crate::clock::DatabaseClock;
 use crate::config::{Limits, Sharing};
-use crate::dispatch::{AgentApi, Armer, Cancels, Dispatch, Dispatcher, HandOver, Intake, Renewals};
+use crate::dispatch::{AgentApi, Armer, Cancels, Dispatch, Dispatcher, HandOver, Intake, Renewals, Streams};
 use crate::gateway;
 use crate::limiter::Limiter;
 use crate::lock::Locks;
@@ -26,6 +25,7 @@ use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Totals, Upkeep}
 use crate::redis::{Redis, share_hints};
 use crate::store::{DynStore, Retention};
 use crate::telemetry::{self, Metrics, OperationsLayer};
+use crate::tls::{Face, Incoming, Tls};
 
 /// How long calls under way are waited for at the end.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -47,6 +47,8 @@ pub struct Coordinator {
     pub redis: Option<Redis>,
     pub authenticator: Authenticator,
     pub metrics: Metrics,
+    /// How REST and gRPC are secured.
+    pub tls: Tls,
 }
 
 /// The parts that loops and services share.
@@ -62,16 +64,10 @@ struct Parts {
     locks: Locks,
     caches: Caches,
     limiter: Option<Limiter>,
+    tls: Tls,
     /// Ends the loops, after the services.
     loops: CancellationToken,
     tasks: TaskTracker,
-}
-
-/// Sends what is written at once.
-fn prompt(stream: &mut tokio::net::TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection may be slow");
-    }
 }
 
 /// Why a coordinator ended early.
@@ -105,6 +101,8 @@ impl Coordinator {
             signals: parts.signals.clone(),
             limits: parts.limits.clone(),
             coordinator_id: parts.info.id,
+            tls: parts.tls.clone(),
+            streams: Arc::new(Streams::default()),
             shutdown: streams.clone(),
             tasks: parts.tasks.clone(),
         };
@@ -138,6 +136,7 @@ impl Parts {
             locks: Locks::new(store.clone(), redis.clone(), id, ttl, metrics.clone()),
             caches: Caches::new(store.clone(), redis.clone(), metrics.clone()),
             limiter: Limiter::new(coordinator.sharing.rate_limit_per_minute, redis.clone(), metrics.clone()),
+            tls: coordinator.tls.clone(),
             store: coordinator.store.clone(),
             limits: Arc::new(coordinator.limits.clone()),
             metrics: coordinator.metrics.clone(),
@@ -248,15 +247,16 @@ impl Parts {
             locks: self.locks.clone(),
             caches: self.caches.clone(),
             authenticator: authenticator.clone(),
+            tls: self.tls.clone(),
         };
         self.tasks.spawn(authenticator.clone().keep(self.loops.clone()));
+        self.tasks.spawn(agents.streams.clone().watch(self.store.clone(), self.loops.clone()));
+        self.tasks.spawn(self.tls.clone().keep(self.loops.clone()));
         let authenticate = AuthLayer::new(authenticator).limited_by(self.limiter.clone());
         let operations = OperationsLayer::new(self.metrics.clone());
         let routes = api::grpc_routes(api.clone())?
             .add_service(AgentServiceServer::new(agents).max_decoding_message_size(16 << 20));
-        // Small frames must not wait for the acknowledgement of the ones before: that takes its reader 40 ms. tonic's own setting is for
-        // listeners that it binds itself.
-        let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
+        let incoming = Incoming::new(listeners.grpc, &self.tls, Face::Grpc)?.into_stream();
         let closing = CancellationToken::new();
         let grpc = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -267,9 +267,10 @@ impl Parts {
             .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let router = gateway::router(api, authenticate).layer(operations);
         let closing_http = closing.clone();
-        let http =
-            axum::serve(listeners.http.tap_io(prompt), router.into_make_service_with_connect_info::<SocketAddr>())
-                .with_graceful_shutdown(async move { closing_http.cancelled().await });
+        // Tapped for nothing: the address of a listener that is not axum's own is handed on only so.
+        let incoming = Incoming::new(listeners.http, &self.tls, Face::Rest)?.tap_io(|_| {});
+        let http = axum::serve(incoming, router.into_make_service_with_connect_info::<SocketAddr>())
+            .with_graceful_shutdown(async move { closing_http.cancelled().await });
         if let Some(listener) = listeners.metrics {
             self.tasks.spawn(telemetry::serve_metrics(listener, self.metrics.clone(), self.loops.clone()));
         }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use orrery_proto::v1::auth_service_client::AuthServiceClient;
+use orrery_proto::v1::agent_service_client::AgentServiceClient;
 use orrery_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
+use orrery_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use orrery_proto::v1::execution_service_client::ExecutionServiceClient;
 use orrery_proto::v1::job_service_client::JobServiceClient;
 use orrery_proto::v1::key_service_client::KeyServiceClient;
@@ -18,23 +20,31 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::endpoint::{Authorized, Credential, endpoint};
 use crate::error::Error;
+use crate::tls::ClientTls;
 
 pub use wait::is_finished;
 
 /// How to reach a coordinator.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Such as `http://127.0.0.1:50051`; with `https` the host's root certificates decide whom to trust.
+    /// Such as `http://127.0.0.1:50051`, or `https://`.
     pub endpoint: String,
     /// Sent with every call as `authorization: Bearer KEY`.
     pub api_key: Option<String>,
     /// How long a call may take, connecting included. Streams may last longer; it bounds their beginning.
     pub timeout: Duration,
+    /// Whom to trust where the endpoint is `https`; by default whom this host trusts.
+    pub tls: ClientTls,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { endpoint: "http://127.0.0.1:50051".into(), api_key: None, timeout: Duration::from_secs(30) }
+        Self {
+            endpoint: "http://127.0.0.1:50051".into(),
+            api_key: None,
+            timeout: Duration::from_secs(30),
+            tls: ClientTls::default(),
+        }
     }
 }
 
@@ -44,6 +54,8 @@ pub struct Client {
     jobs: JobServiceClient<Authorized>,
     executions: ExecutionServiceClient<Authorized>,
     dead_letters: DeadLetterServiceClient<Authorized>,
+    enrolments: EnrolmentServiceClient<Authorized>,
+    agents: AgentServiceClient<Authorized>,
     scheduler: SchedulerServiceClient<Authorized>,
     auth: AuthServiceClient<Authorized>,
     keys: KeyServiceClient<Authorized>,
@@ -80,7 +92,7 @@ impl Client {
     /// INVALID_ENDPOINT or INVALID_CREDENTIAL where the options cannot be used.
     pub fn connect(options: &ClientOptions) -> Result<Self, Error> {
         let connect_timeout = options.timeout.min(Duration::from_secs(10));
-        let channel = endpoint(&options.endpoint, connect_timeout)?.connect_lazy();
+        let channel = endpoint(&options.endpoint, connect_timeout, &options.tls)?.connect_lazy();
         Self::over(channel, options.api_key.as_deref(), options.timeout)
     }
 
@@ -96,6 +108,8 @@ impl Client {
             executions: ExecutionServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             dead_letters: DeadLetterServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             scheduler: SchedulerServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            enrolments: EnrolmentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            agents: AgentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             auth: AuthServiceClient::new(authorized.clone()),
             keys: KeyServiceClient::new(authorized.clone()),
             users: UserServiceClient::new(authorized),

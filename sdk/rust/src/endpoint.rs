@@ -5,10 +5,11 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::error::Error;
+use crate::tls::ClientTls;
 
 /// Bytes that a coordinator may send ahead on a stream: thousands of leases at once are not to wait for the agent to say that it has read the
 /// first of them.
@@ -43,11 +44,11 @@ impl Interceptor for Credential {
     }
 }
 
-/// Describes how to connect to `uri`. Without a scheme it is plain HTTP; `https` uses TLS with the host's own root certificates.
+/// Describes how to connect to `uri`. Without a scheme it is plain HTTP; `https` uses TLS, as `tls` says.
 ///
 /// # Errors
-/// INVALID_ENDPOINT where it is no address, or the host's certificates cannot be read.
-pub(crate) fn endpoint(uri: &str, connect_timeout: Duration) -> Result<Endpoint, Error> {
+/// INVALID_ENDPOINT where it is no address, or certificates cannot be read.
+pub(crate) fn endpoint(uri: &str, connect_timeout: Duration, tls: &ClientTls) -> Result<Endpoint, Error> {
     let invalid = |why: String| {
         Error::local("INVALID_ENDPOINT", Code::InvalidArgument, format!("{uri:?} is no coordinator address: {why}"))
     };
@@ -58,8 +59,7 @@ pub(crate) fn endpoint(uri: &str, connect_timeout: Duration) -> Result<Endpoint,
     let full = if trimmed.contains("://") { trimmed.to_owned() } else { format!("http://{trimmed}") };
     let endpoint = Endpoint::from_shared(full.clone()).map_err(|e| invalid(e.to_string()))?;
     let endpoint = if full.starts_with("https://") {
-        let tls = ClientTlsConfig::new().with_native_roots();
-        endpoint.tls_config(tls).map_err(|e| invalid(e.to_string()))?
+        tls.secured(endpoint).map_err(|e| invalid(describe(&e)))?
     } else if full.starts_with("http://") {
         endpoint
     } else {
@@ -77,9 +77,21 @@ pub(crate) fn endpoint(uri: &str, connect_timeout: Duration) -> Result<Endpoint,
         .keep_alive_while_idle(false))
 }
 
+/// An error with its causes.
+fn describe(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", describe(cause)),
+        None => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn endpoint(uri: &str, connect_timeout: Duration) -> Result<Endpoint, Error> {
+        super::endpoint(uri, connect_timeout, &ClientTls::default())
+    }
 
     #[test]
     fn addresses_that_are_none_are_refused_by_name() {

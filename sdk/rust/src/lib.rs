@@ -8,12 +8,14 @@ mod endpoint;
 mod error;
 pub mod executor;
 pub mod function;
+pub mod tls;
 pub mod worker;
 
 pub use client::{Client, ClientOptions};
 pub use error::{Error, FieldViolation};
 pub use function::{FunctionContext, FunctionError, FunctionRegistry};
 pub use orrery_proto::{Json, Timestamp, v1};
+pub use tls::{ClientIdentity, ClientTls};
 pub use tonic::transport::Channel;
 pub use worker::{Worker, WorkerBuilder, WorkerError};
 

@@ -103,7 +103,12 @@ async fn client(
         let incoming = TcpListenerStream::new(listener);
         let _ = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await;
     });
-    let client = Client::connect(&ClientOptions { endpoint, api_key: Some("secret".into()), timeout });
+    let client = Client::connect(&ClientOptions {
+        endpoint,
+        api_key: Some("secret".into()),
+        timeout,
+        ..ClientOptions::default()
+    });
     (client.expect("a client"), AbortOnDropHandle::new(server))
 }
 

@@ -227,6 +227,7 @@ pub(crate) fn worker(session: &Session) -> v1::Worker {
         expires_at: time(Some(session.expires_at)),
         coordinator_id: agent.coordinator_id.to_string(),
         address: agent.address.clone(),
+        agent_id: agent.agent_id.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gRPC services, which REST calls pass as well. Handlers read the caller, ask pure functions to decide, and let the store keep it.
 
+pub(crate) mod agents;
 mod convert;
 mod dead_letters;
 mod definition;
@@ -27,6 +28,7 @@ use std::time::Instant;
 
 use orrery_proto::v1::auth_service_server::AuthServiceServer;
 use orrery_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
+use orrery_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use orrery_proto::v1::execution_service_server::ExecutionServiceServer;
 use orrery_proto::v1::job_service_server::JobServiceServer;
 use orrery_proto::v1::key_service_server::KeyServiceServer;
@@ -46,6 +48,7 @@ use crate::config::Limits;
 use crate::error::Error;
 use crate::lock::{self, Held, Locks};
 use crate::store::{DynStore, StoreError, Wake};
+use crate::tls::Tls;
 
 /// What the handlers need. Cheap to clone.
 #[derive(Clone)]
@@ -59,6 +62,8 @@ pub struct Api {
     pub triggers: TriggerQueue,
     /// Keys and sessions.
     pub authenticator: Authenticator,
+    /// Holds the authority that lets agents in.
+    pub tls: Tls,
 }
 
 /// What a coordinator says of itself.
@@ -98,6 +103,7 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
         .add_service(KeyServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(DeadLetterServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(EnrolmentServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(ExecutionServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(SchedulerServiceServer::new(api).max_decoding_message_size(most))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))

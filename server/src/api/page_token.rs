@@ -24,6 +24,7 @@ pub(crate) enum Listing {
     DeadLetters = 7,
     Keys = 8,
     Users = 9,
+    Agents = 30,
 }
 
 /// A listing with the filters it was asked with.

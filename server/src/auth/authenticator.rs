@@ -16,6 +16,7 @@ use super::keyring::Keyring;
 use super::service_token::{self, ServiceToken};
 use super::sign_in::SignIn;
 use super::{DEFAULT_TENANT, Origin, Permissions, Principal, PrincipalKind, access_token, unauthenticated};
+use crate::ca::AgentIdentity;
 use crate::config::Identity;
 use crate::error::{Error, Kind};
 use crate::store::DynStore;
@@ -54,6 +55,8 @@ pub(super) struct Credentials<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) uri: &'a Uri,
     pub(super) peer: Option<SocketAddr>,
+    /// The agent that the connection's certificate names.
+    pub(super) agent: Option<AgentIdentity>,
 }
 
 impl Credentials<'_> {
@@ -107,6 +110,10 @@ impl Authenticator {
 
     /// Who makes a call.
     pub(super) async fn principal(&self, credentials: &Credentials<'_>) -> Result<Principal, Error> {
+        // Whoever shows a certificate is that agent, whatever else it says.
+        if let Some(identity) = credentials.agent {
+            return Ok(agent(identity));
+        }
         if credentials.uri.path().starts_with(service_token::BELOW) {
             return self.inner.service_token.principal(credentials.headers);
         }
@@ -190,6 +197,17 @@ fn is_local_name(authority: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+/// The agent of a certificate that has been verified. It may connect, and nothing else; whether it still may is asked where it does.
+fn agent(identity: AgentIdentity) -> Principal {
+    Principal {
+        kind: PrincipalKind::Agent,
+        tenant_id: identity.tenant_id,
+        subject: identity.agent_id,
+        name: format!("agent {}", identity.agent_id),
+        permissions: Permissions::Only(vec!["agents:connect".to_owned()]),
+    }
+}
+
 fn developer() -> Principal {
     Principal {
         kind: PrincipalKind::Developer,
@@ -209,7 +227,7 @@ mod tests {
         let headers: HeaderMap =
             headers.iter().map(|(n, v)| (n.parse::<http::HeaderName>().unwrap(), v.parse().unwrap())).collect();
         let peer = Some(peer.parse().unwrap());
-        is_own_host(&Credentials { headers: &headers, uri: &Uri::from_static("/x"), peer })
+        is_own_host(&Credentials { headers: &headers, uri: &Uri::from_static("/x"), peer, agent: None })
     }
 
     #[test]

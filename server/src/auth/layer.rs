@@ -14,15 +14,19 @@ use super::Principal;
 use super::authenticator::{Authenticator, Credentials};
 use crate::error::{Error, Kind};
 use crate::limiter::{Caller, Limiter, RETRY_AFTER};
+use crate::tls::Peer;
 
 /// Paths that need no credentials.
-const PUBLIC: [&str; 8] = [
+const PUBLIC: &[&str] = &[
     "/",
     "/health",
     "/ready",
     "/internal/health",
     "/openapi.json",
     "/docs",
+    // Whoever enrols shows a join token.
+    "/api/v1/scheduler/agents/enroll",
+    "/orrery.v1.EnrolmentService/Enroll",
     "/orrery.v1.SchedulerService/GetHealth",
     "/orrery.v1.SchedulerService/GetReady",
 ];
@@ -139,7 +143,9 @@ where
         Box::pin(async move {
             // Without the body, which need not be Sync.
             let (parts, body) = request.into_parts();
-            let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer: peer(&parts.extensions) };
+            let agent = parts.extensions.get::<Peer>().and_then(|peer| peer.agent);
+            let peer = peer(&parts.extensions);
+            let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer, agent };
             if SIGNING_IN.contains(&parts.uri.path()) {
                 if let Err(error) = layer.admit_unknown(&credentials).await {
                     return Ok(refusal(error, is_grpc(&parts.headers)));
@@ -160,7 +166,8 @@ where
 
 fn peer(extensions: &http::Extensions) -> Option<SocketAddr> {
     let axum = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-    axum.or_else(|| extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr))
+    let ours = || extensions.get::<Peer>().map(|peer| peer.address);
+    axum.or_else(ours).or_else(|| extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr))
 }
 
 fn is_grpc(headers: &http::HeaderMap) -> bool {

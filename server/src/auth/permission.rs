@@ -1,8 +1,10 @@
 //! What calls may need, by name: `resource:action`.
 
 /// All permissions that a call may need.
-pub const PERMISSIONS: [&str; 16] = [
+pub const PERMISSIONS: &[&str] = &[
     "agents:connect",
+    "agents:enroll",
+    "agents:revoke",
     "executions:cancel",
     "executions:read",
     "jobs:create",

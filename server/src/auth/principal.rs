@@ -29,6 +29,8 @@ pub enum Kind {
     Key,
     /// A sibling service, by the token that services share.
     Service,
+    /// An agent, by its certificate.
+    Agent,
     /// Somebody on this host, in development.
     Developer,
 }
@@ -40,6 +42,7 @@ impl Kind {
             Self::User => "user",
             Self::Key => "key",
             Self::Service => "service",
+            Self::Agent => "agent",
             Self::Developer => "developer",
         }
     }

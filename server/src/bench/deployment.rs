@@ -119,8 +119,12 @@ impl Deployment {
 
 /// A client of its own connection.
 pub(super) fn client(grpc: &str, key: &str) -> Result<Client> {
-    let options =
-        ClientOptions { endpoint: grpc.to_owned(), api_key: Some(key.to_owned()), timeout: Duration::from_secs(120) };
+    let options = ClientOptions {
+        endpoint: grpc.to_owned(),
+        api_key: Some(key.to_owned()),
+        timeout: Duration::from_secs(120),
+        ..ClientOptions::default()
+    };
     Ok(Client::connect(&options)?)
 }
 

@@ -1,19 +1,23 @@
-//! `orrery agent`: runs one, lists and drains those that are connected.
+//! `orrery agent`: runs one, lists and drains those that are connected, lets agents in and revokes them.
 
 use chrono::Utc;
 use clap::{Args, Subcommand};
 use orrery_proto::v1::{DrainWorkerRequest, ListWorkersRequest, ListWorkersResponse, Worker};
 use uuid::Uuid;
 
-use super::Context;
+use super::agent_identity::{self, TokenArgs};
 use super::exit::{Exit, Failure};
 use super::output::{Output, distance};
+use super::{Context, Global};
 use orrery_agent::config::AgentArgs;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   orrery agent --coordinator https://orrery.example:50051 --queue default --slots 20 --label zone=eu
+  orrery agent token --install --coordinator https://orrery.example:50051
   orrery agent list
+  orrery agent list --enrolled
+  orrery agent revoke 0190f5e2-0000-7000-8000-000000000002
   orrery agent drain 0190f5e2-0000-7000-8000-000000000001")]
 pub struct AgentCommand {
     #[command(flatten)]
@@ -26,7 +30,18 @@ pub struct AgentCommand {
 pub enum AgentSubcommand {
     /// List the agents with their load.
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// List the agents that have enrolled instead, connected or not, with the end of their certificates.
+        #[arg(long)]
+        enrolled: bool,
+    },
+    /// Make a token by which one agent may enrol, once.
+    Token(TokenArgs),
+    /// Take an agent's certificate away for good: its session ends at once.
+    Revoke {
+        /// The agent's id, as `orrery agent list --enrolled` shows it.
+        id: String,
+    },
     /// Tell an agent to take no further work; what it runs goes on.
     Drain {
         /// The session's id, as listed, or the agent's name where only one has it.
@@ -35,14 +50,18 @@ pub enum AgentSubcommand {
 }
 
 impl AgentSubcommand {
-    pub(super) async fn run(self, context: &Context) -> Result<(), Failure> {
+    pub(super) async fn run(self, global: &Global, context: &Context) -> Result<(), Failure> {
         let out = &context.out;
-        let response = list(context).await?;
         match self {
-            Self::List if out.json => Ok(out.json(&response)?),
-            Self::List => Ok(table(&response.workers, out)?),
+            Self::List { enrolled: true } => agent_identity::list(context).await,
+            Self::Token(args) => args.run(global, context).await,
+            Self::Revoke { id } => agent_identity::revoke(context, id).await,
+            Self::List { enrolled: false } => {
+                let response = list(context).await?;
+                if out.json { Ok(out.json(&response)?) } else { Ok(table(&response.workers, out)?) }
+            }
             Self::Drain { id } => {
-                let id = find(&response.workers, &id)?;
+                let id = find(&list(context).await?.workers, &id)?;
                 let worker = context.client.drain_worker(DrainWorkerRequest { id }).await?;
                 if out.json {
                     return Ok(out.json(&worker)?);

@@ -1,7 +1,9 @@
 //! The command line: what it takes, and the commands that call a server.
 
+mod agent_identity;
 mod agent_list;
 mod bench;
+mod ca;
 mod completions;
 pub mod connect;
 mod cron;
@@ -29,6 +31,7 @@ use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand
 
 use self::agent_list::AgentCommand;
 use self::bench::BenchCommand;
+use self::ca::CaCommand;
 use self::completions::CompletionsArgs;
 use self::connect::Client;
 use self::cron::CronCommand;
@@ -82,6 +85,9 @@ pub struct Global {
     /// API key or token to call it with.
     #[arg(long, global = true, env = "ORRERY_API_KEY", hide_env_values = true, value_name = "KEY")]
     pub api_key: Option<String>,
+    /// PEM file of the authorities that an https server is known by; without it those of this host.
+    #[arg(long, global = true, env = "ORRERY_CA", value_name = "FILE")]
+    pub ca: Option<std::path::PathBuf>,
     /// Print the API's JSON instead of text; errors are JSON on stderr.
     #[arg(long, global = true)]
     pub json: bool,
@@ -96,7 +102,7 @@ pub enum Command {
     Dev(Box<DevArgs>),
     /// Run a coordinator on a database.
     Server(Box<ServerArgs>),
-    /// Run an agent, or list and drain those that are connected.
+    /// Run an agent, let agents in and revoke them, or list and drain those that are connected.
     Agent(Box<AgentCommand>),
     /// Bring the database's schema up to date.
     Migrate(Box<MigrateArgs>),
@@ -136,6 +142,8 @@ $XDG_CONFIG_HOME/orrery/session.json, or where ORRERY_SESSION_FILE says."
     Logout,
     /// Show who the server takes you for.
     Whoami,
+    /// Make the certificate authority that agents are known by, and certificates for coordinators; needs no server.
+    Ca(Box<CaCommand>),
     /// Measure how fast this machine runs Orrery, on a database of the measurement's own.
     Bench(Box<BenchCommand>),
     /// Print a completion script for a shell.
@@ -189,6 +197,12 @@ impl Command {
             Self::Agent(agent) if agent.command.is_none() && is_given("api_key") => {
                 Some("--api-key is for commands that call a server; give an agent its key by --token or ORRERY_TOKEN")
             }
+            Self::Agent(agent) if agent.command.is_none() && is_given("ca") => Some(
+                "--ca is for commands that call a server; tell an agent whom to trust by --coordinator-ca or ORRERY_CA",
+            ),
+            Self::Dev(_) | Self::Server(_) if is_given("ca") => Some(
+                "--ca is for commands that call a server; agents' certificates come from the authority of --ca-cert",
+            ),
             Self::Dev(_) | Self::Server(_) if is_given("server") => {
                 Some("--server is for commands that call a server; say where to listen by --http, --grpc and --metrics")
             }
@@ -221,6 +235,7 @@ pub fn call(global: &Global, command: Command) -> Result<(), Failure> {
     let out = Output::new(global.json, no_color);
     match command {
         Command::Cron(command) => return command.run(&out),
+        Command::Ca(command) => return command.run(&out),
         Command::Completions(args) => return args.run(&out),
         Command::Bench(bench) => return bench.run(&out),
         _ => {}
@@ -244,16 +259,16 @@ pub fn call(global: &Global, command: Command) -> Result<(), Failure> {
             Some(key) => Some(key),
             None => session::access_token(&global.server).await.map_err(|failure| failure.of_server(&global.server))?,
         };
-        let client = connect::connect(&global.server, credential.as_deref())?;
+        let client = connect::connect(&global.server, credential.as_deref(), global.ca.as_deref())?;
         let context = Context { client, out };
         tokio::select! {
-            done = Box::pin(serve(command, &context)) => done.map_err(|failure| failure.of_server(&global.server)),
+            done = Box::pin(serve(command, global, &context)) => done.map_err(|failure| failure.of_server(&global.server)),
             _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
         }
     })
 }
 
-async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
+async fn serve(command: Command, global: &Global, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Job(command) => command.run(context).await,
         Command::Execution(command) => command.run(context).await,
@@ -264,7 +279,7 @@ async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Whoami => session::whoami(context).await,
         Command::Key(command) => key::run(*command, context).await,
         Command::Agent(agent) => match agent.command {
-            Some(command) => command.run(context).await,
+            Some(command) => command.run(global, context).await,
             None => Ok(()),
         },
         // Those that serve are run by the program itself.
@@ -274,6 +289,7 @@ async fn serve(command: Command, context: &Context) -> Result<(), Failure> {
         // These are answered without a server.
         Command::Bench(bench) => bench.run(&context.out),
         Command::Cron(command) => command.run(&context.out),
+        Command::Ca(command) => command.run(&context.out),
         Command::Completions(args) => args.run(&context.out),
     }
 }
@@ -308,13 +324,14 @@ mod tests {
             ("orrery agent --server http://x:1", "--coordinator"),
             ("orrery --server http://x:1 agent --queue a", "--coordinator"),
             ("orrery agent --api-key ork_x", "--token"),
+            ("orrery agent --ca x.pem", "--coordinator-ca"),
             ("orrery dev --server http://x:1", "--http"),
             ("orrery migrate --database-url sqlite:x --server http://x:1", "--database-url"),
         ] {
             let error = read(line).unwrap_err().to_string();
             assert!(error.contains(way_out), "{line}: {error}");
         }
-        for line in ["orrery agent", "orrery agent --server http://x:1 list", "orrery status --server http://x:1"] {
+        for line in ["orrery agent", "orrery agent --server http://x:1 list", "orrery --ca x agent list"] {
             assert!(read(line).is_ok(), "{line}");
         }
     }

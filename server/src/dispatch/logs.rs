@@ -10,6 +10,7 @@ use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::AgentApi;
+use super::enrolled::Stream as Tracked;
 use crate::error::{Error, Kind};
 use crate::store::LogLine;
 
@@ -19,13 +20,17 @@ impl AgentApi {
         &self,
         mut batches: Streaming<LogBatch>,
         tenant: Option<Uuid>,
+        tracked: Option<Tracked>,
     ) -> Pin<Box<dyn Stream<Item = Result<LogAck, Status>> + Send>> {
         let (acks, outgoing) = mpsc::channel(16);
         let api = self.clone();
         self.tasks.spawn(async move {
+            // That of an agent without a certificate is never cancelled.
+            let refused = tracked.as_ref().map(|stream| stream.refused.clone()).unwrap_or_default();
             loop {
                 let batch = tokio::select! {
                     () = api.shutdown.cancelled() => return,
+                    () = refused.cancelled() => return,
                     batch = batches.message() => batch,
                 };
                 let Ok(Some(batch)) = batch else { return };

@@ -6,7 +6,9 @@ use futures_util::{Stream, StreamExt};
 use orrery_proto::v1::agent_message::Kind as Said;
 use orrery_proto::v1::agent_service_server::AgentService;
 use orrery_proto::v1::coordinator_message::Kind;
-use orrery_proto::v1::{AgentMessage, CoordinatorMessage, LogAck, LogBatch, Register, Registered};
+use orrery_proto::v1::{
+    AgentCertificate, AgentMessage, CoordinatorMessage, LogAck, LogBatch, Register, Registered, RenewRequest,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -14,16 +16,20 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+use super::enrolled::{Admitted, Stream as Tracked, Streams, certificate_needed, revoked, within};
 use super::renewals::Heart;
 use super::session::FRAMES;
 use super::words::heard;
 use super::{Attached, Dispatch, Intake, Leases, knows, leases, message};
-use crate::auth::{self, Principal};
+use crate::api::agents;
+use crate::auth::{self, PrincipalKind};
+use crate::ca::AgentIdentity;
 use crate::config::Limits;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::execution::Execution;
 use crate::reconcile::Signals;
-use crate::store::{DynStore, Holding, NewSession, Session, Wake};
+use crate::store::{Certified, DynStore, Holding, NewSession, Session, Wake};
+use crate::tls::{Peer, Tls};
 
 /// The protocol that this version speaks.
 const PROTOCOL: u32 = 1;
@@ -41,6 +47,9 @@ pub struct AgentApi {
     pub(crate) signals: Arc<Signals>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) coordinator_id: Uuid,
+    pub(crate) tls: Tls,
+    /// Those of agents with certificates.
+    pub(crate) streams: Arc<Streams>,
     /// Ends all streams.
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -64,11 +73,16 @@ impl AgentService for AgentApi {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let principal = auth::caller("agents:connect")?;
-        let address = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+        let admitted = self.agent().await?;
+        let address = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let address = address.or_else(|| request.remote_addr()).map(|address| address.to_string()).unwrap_or_default();
         let mut words = request.into_inner();
-        let register = introduction(&mut words).await?;
-        let agent = described(&register, &principal, self.coordinator_id, address)?;
+        let mut register = introduction(&mut words).await?;
+        if let Some(enrolled) = &admitted.enrolled {
+            register = within(&enrolled.scope, register)?;
+        }
+        let agent = described(&register, &admitted, self.coordinator_id, address)?;
+        let tracked = admitted.enrolled.as_ref().map(|enrolled| self.streams.begin(enrolled.id));
         let Opened { session, resumed, held } = {
             // Never closed. An agent that gives up waiting takes its place in the queue along.
             let _turn = self.dispatch.admission.acquire().await;
@@ -93,13 +107,32 @@ impl AgentService for AgentApi {
         tracing::info!(session = %session.id, agent = %register.name, resumed, slots = register.slots, "an agent has connected");
         let reader = self.clone();
         let (id, attachment) = (session.id, session.attachment);
-        self.tasks.spawn(async move { reader.listen(id, attachment, words, cut).await });
+        self.tasks.spawn(async move { reader.listen(id, attachment, words, cut, tracked).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing).map(Ok))))
     }
 
     async fn logs(&self, request: Request<Streaming<LogBatch>>) -> Result<Response<Self::LogsStream>, Status> {
+        let Admitted { principal, enrolled } = self.agent().await?;
+        let tracked = enrolled.as_ref().map(|enrolled| self.streams.begin(enrolled.id));
+        Ok(Response::new(self.take_logs(request.into_inner(), principal.tenant_id, tracked)))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<AgentCertificate>, Status> {
         let principal = auth::caller("agents:connect")?;
-        Ok(Response::new(self.take_logs(request.into_inner(), principal.tenant_id)))
+        if principal.kind != PrincipalKind::Agent {
+            return Err(certificate_needed().into());
+        }
+        let enrolled = self.enrolled(&principal).await?;
+        let authority = agents::authority(self.tls.authority())?;
+        let now = self.store.now().await.map_err(Error::from)?;
+        let identity = AgentIdentity { tenant_id: enrolled.scope.tenant_id, agent_id: enrolled.id };
+        let request = request.into_inner().certificate_request;
+        let issued = agents::certified(&authority, &request, identity, self.tls.agent_life(), now)?;
+        let certificate = Certified { serial: issued.serial.clone(), expires_at: issued.expires_at };
+        // It may have been revoked meanwhile: then nothing is handed out.
+        self.store.renew_agent(enrolled.id, &certificate).await.map_err(Error::from)?.ok_or_else(revoked)?;
+        tracing::info!(agent = %enrolled.id, expires_at = %issued.expires_at, "an agent has renewed its certificate");
+        Ok(Response::new(agents::answer(enrolled.id, issued, &authority, now)))
     }
 }
 
@@ -134,12 +167,22 @@ impl AgentApi {
     }
 
     /// Reads what an agent says until its stream ends or is cut.
-    async fn listen(self, id: Uuid, attachment: i64, mut words: Streaming<AgentMessage>, cut: CancellationToken) {
+    async fn listen(
+        self,
+        id: Uuid,
+        attachment: i64,
+        mut words: Streaming<AgentMessage>,
+        cut: CancellationToken,
+        tracked: Option<Tracked>,
+    ) {
+        // That of an agent without a certificate is never cancelled.
+        let refused = tracked.as_ref().map(|stream| stream.refused.clone()).unwrap_or_default();
         // Half of a broken connection may stay silent for ever: heartbeats must come.
         let silence = self.limits.session_ttl();
         loop {
             let word = tokio::select! {
                 () = cut.cancelled() => break,
+                () = refused.cancelled() => break,
                 word = tokio::time::timeout(silence, words.message()) => word,
             };
             let kind = match word {
@@ -237,7 +280,7 @@ async fn introduction(words: &mut Streaming<AgentMessage>) -> Result<Register, S
 /// Checks what an agent says of itself.
 fn described(
     register: &Register,
-    principal: &Principal,
+    admitted: &Admitted,
     coordinator_id: Uuid,
     address: String,
 ) -> Result<NewSession, Error> {
@@ -259,7 +302,8 @@ fn described(
     }
     let queues = if register.queues.is_empty() { vec!["default".to_owned()] } else { register.queues.clone() };
     Ok(NewSession {
-        tenant_id: principal.tenant_id,
+        tenant_id: admitted.principal.tenant_id,
+        agent_id: admitted.enrolled.as_ref().map(|enrolled| enrolled.id),
         name: register.name.clone(),
         version: register.version.clone(),
         labels: register.labels.clone().into_iter().collect(),

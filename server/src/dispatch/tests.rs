@@ -19,6 +19,7 @@ const TTL: Duration = Duration::from_secs(15);
 pub(super) fn attached(id: u128, slots: i32, frames: usize) -> (Attached, mpsc::Receiver<CoordinatorMessage>) {
     let agent = NewSession {
         tenant_id: None,
+        agent_id: None,
         name: format!("agent {id}"),
         version: String::new(),
         labels: BTreeMap::new(),

@@ -17,6 +17,7 @@ use http_body_util::Full;
 use orrery_proto::rest::Transcoder;
 use orrery_proto::v1::__rest_over_grpc_bridge_AuthService::AuthServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_DeadLetterService::DeadLetterServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_EnrolmentService::EnrolmentServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_ExecutionService::ExecutionServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_KeyService::KeyServiceRestBridge;
@@ -45,7 +46,8 @@ pub fn router(api: Api, auth: AuthLayer) -> Router {
         SchedulerServiceRestBridge::externally_authenticated(api.clone()),
         AuthServiceRestBridge::externally_authenticated(api.clone()),
         KeyServiceRestBridge::externally_authenticated(api.clone()),
-        UserServiceRestBridge::externally_authenticated(api),
+        UserServiceRestBridge::externally_authenticated(api.clone()),
+        EnrolmentServiceRestBridge::externally_authenticated(api),
     );
     let service = RestService::new(std::sync::Arc::new(transcoder)).with_max_body_bytes(most);
     let routes = Router::new()

@@ -14,6 +14,7 @@ use crate::auth::{Authenticator, DEFAULT_TENANT};
 use crate::config::{Identity, Internal, Limits, Listen, ServerSecret, Sharing};
 use crate::coordinator::Coordinator;
 use crate::telemetry::{LogArgs, Metrics};
+use crate::tls::Tls;
 
 /// `orrery dev`: everything in one process, and nothing else needed.
 #[derive(Clone, Debug, Args)]
@@ -66,6 +67,7 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
         redis,
         authenticator: Authenticator::new(store.clone(), &identity(&args), true)?,
         metrics,
+        tls: Tls::off(),
     };
     let serving = tokio::spawn(coordinator.serve(listeners, coordinators.clone()));
     let endpoint = format!("http://{}", addresses.grpc);

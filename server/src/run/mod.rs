@@ -36,6 +36,8 @@ pub enum RunError {
     #[error(transparent)]
     Identity(#[from] crate::auth::IdentityError),
     #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    #[error(transparent)]
     Serve(#[from] crate::coordinator::ServeError),
     #[error("{0}: {1}")]
     Io(String, std::io::Error),
@@ -47,7 +49,7 @@ impl RunError {
     /// 2 where a setting is wrong, 1 otherwise.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Setting(_) | Self::Redis(_) | Self::Identity(_) | Self::Logging(_) => 2,
+            Self::Setting(_) | Self::Redis(_) | Self::Identity(_) | Self::Tls(_) | Self::Logging(_) => 2,
             _ => 1,
         }
     }

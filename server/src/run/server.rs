@@ -7,6 +7,7 @@ use crate::auth::{Authenticator, Keyring};
 use crate::config::{Identity, Limits, Listen, Sharing};
 use crate::coordinator::Coordinator;
 use crate::telemetry::{LogArgs, Metrics};
+use crate::tls::{Tls, TlsSettings};
 
 /// `orrery server`: a coordinator of a deployment.
 #[derive(Clone, Debug, Args)]
@@ -36,6 +37,8 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub identity: Identity,
     #[command(flatten)]
+    pub tls: TlsSettings,
+    #[command(flatten)]
     pub limits: Limits,
     #[command(flatten)]
     pub sharing: Sharing,
@@ -52,6 +55,7 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
     // What is wrong with the settings is said before anything is waited for.
     args.identity.check()?;
     Keyring::of(&args.identity)?;
+    let tls = Tls::load(&args.tls)?;
     let metrics = Metrics::default();
     let redis = args.sharing.redis(&metrics)?;
     let shutdown = on_signals()?;
@@ -63,7 +67,8 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
         () = shutdown.cancelled() => return Ok(()),
     };
     let authenticator = Authenticator::new(store.clone(), &args.identity, false)?;
-    let coordinator = Coordinator { store, limits: args.limits, sharing: args.sharing, redis, authenticator, metrics };
+    let coordinator =
+        Coordinator { store, limits: args.limits, sharing: args.sharing, redis, authenticator, metrics, tls };
     println!("{}", addresses.ready_line());
     coordinator.serve(listeners, shutdown).await?;
     Ok(())

@@ -38,7 +38,7 @@ pub type DynStore = Arc<dyn Store>;
 /// Everything that a coordinator needs of its database.
 #[async_trait]
 pub trait Store:
-    Jobs + Fires + Leases + Gates + DeadLetters + Sessions + Logs + Reads + Keys + Users + Upkeep + Sharing
+    Jobs + Fires + Leases + Gates + DeadLetters + Sessions + Agents + Logs + Reads + Keys + Users + Upkeep + Sharing
 {
     /// `postgres` or `sqlite`.
     fn engine(&self) -> &'static str;
@@ -203,7 +203,7 @@ pub trait Sessions: Send + Sync {
     async fn open_session(&self, session: &NewSession, ttl: Duration) -> Result<Session>;
 
     /// Attaches a living session to a coordinator, under the next attachment number, and renews it. `None` where it is over or belongs
-    /// to another tenant or name. In the same transaction the leases that the agent does not name in `held` are taken
+    /// to another tenant, name or enrolled agent. In the same transaction the leases that the agent does not name in `held` are taken
     /// back: they were granted to a stream that was lost, or the agent has lost them. A claim for an older attachment either is seen here
     /// or finds that the attachment has changed.
     async fn resume_session(
@@ -219,7 +219,8 @@ pub trait Sessions: Send + Sync {
 
     /// Lets every session live for `grace` from now at least, unless a coordinator other than this one was seen in the last `quiet`: where
     /// nobody could reach the database, nobody could renew. Only what the store holds to be alive is changed by it: an agent
-    /// trusts its session for no longer than it was told. Answers with how many sessions live longer now.
+    /// trusts its session for no longer than it was told. Sessions of agents that may not connect are not spared. Answers with how many
+    /// sessions live longer now.
     async fn spare_sessions(&self, coordinator: Uuid, quiet: Duration, grace: Duration) -> Result<u64>;
 
     /// The stream is lost; the session lives on until it expires.
@@ -236,6 +237,37 @@ pub trait Sessions: Send + Sync {
 
     /// Living sessions that may serve a tenant (its own and shared ones), with their load, by id.
     async fn sessions(&self, tenant: Uuid, page: &Page) -> Result<Vec<Session>>;
+}
+
+/// Agents that have enrolled, and the tokens by which they may.
+#[async_trait]
+pub trait Agents: Send + Sync {
+    /// Stores a token that may be used for `ttl` from now. Those that were over a month ago are forgotten.
+    async fn insert_join_token(&self, token: &NewJoinToken, ttl: Duration) -> Result<JoinToken>;
+
+    /// The token with this hash, unless it has been used or has expired.
+    async fn join_token(&self, hash: &[u8; 32]) -> Result<Option<JoinToken>>;
+
+    /// Uses a token up and stores the agent that came with it, in one transaction. `None` where the token is unknown, has expired, or has
+    /// been used: of several that come with one token, one enrols.
+    async fn enrol(&self, hash: &[u8; 32], id: Uuid, certificate: &Certified) -> Result<Option<EnrolledAgent>>;
+
+    /// An agent, whatever its state and its tenant.
+    async fn enrolled_agent(&self, id: Uuid) -> Result<Option<EnrolledAgent>>;
+
+    /// Agents of a tenant and those that serve all tenants, newest first by id.
+    async fn enrolled_agents(&self, tenant: Uuid, page: &Page) -> Result<Vec<EnrolledAgent>>;
+
+    /// Notes an agent's new certificate. `None` where there is no such agent, or it has been revoked.
+    async fn renew_agent(&self, id: Uuid, certificate: &Certified) -> Result<Option<EnrolledAgent>>;
+
+    /// Takes an agent's identity away, and ends its sessions: from now on nothing that it says counts. One that is revoked stays as it is.
+    /// `None` where there is no such agent (of that tenant, where one is given).
+    async fn revoke_agent(&self, tenant: Option<Uuid>, id: Uuid, by: Uuid) -> Result<Option<EnrolledAgent>>;
+
+    /// Those of these agents that may not be connected: they are revoked or unknown, or their newest certificate has expired. Their sessions are
+    /// ended.
+    async fn end_refused_agents(&self, agents: &[Uuid]) -> Result<Vec<Uuid>>;
 }
 
 /// What executions print.

@@ -20,6 +20,7 @@ use orrery_server::store::{
     Assignment, Candidate, Change, Claim, DynStore, Fires, Grant, Keys, Leases, NewSession, Session, Sessions,
 };
 use orrery_server::telemetry::Metrics;
+use orrery_server::tls::Tls;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -129,7 +130,7 @@ impl World {
         let limits = Arc::new(limits);
         let (triggers, making) = TriggerQueue::new(dyn_store.clone(), limits.clone(), None);
         tokio::spawn(making.run(CancellationToken::new()));
-        let api = Api { store: dyn_store, limits, info: info.clone(), locks, caches, triggers, authenticator };
+        let api = Api { store: dyn_store, limits, info: info.clone(), locks, caches, triggers, authenticator, tls: Tls::off() };
         let router = gateway::router(api.clone(), auth.clone());
         tokio::spawn(async move {
             axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await.unwrap();
@@ -211,6 +212,7 @@ impl World {
     pub(crate) async fn agent(&self) -> Session {
         let agent = NewSession {
             tenant_id: None,
+            agent_id: None,
             name: "agent-1".into(),
             version: "1".into(),
             labels: BTreeMap::new(),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod agents;
 mod apply;
 mod arm;
 mod caches;
@@ -256,6 +257,15 @@ macro_rules! suite {
                 digits_are_kept
                 nuls_do_no_harm
                 odd_json_does_not_fail_its_batch;
+            agents:
+                a_join_token_lets_one_agent_in
+                of_many_with_one_token_one_enrols
+                a_token_that_has_expired_lets_nobody_in
+                agents_are_their_tenants
+                a_renewal_is_noted_until_the_agent_is_revoked
+                nothing_counts_that_a_revoked_agent_says
+                who_may_not_be_connected_is_named
+                a_session_is_its_agents_alone;
             keys:
                 a_key_is_found_by_its_hash
                 expired_keys_are_not_found

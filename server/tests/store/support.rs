@@ -143,6 +143,7 @@ pub async fn triggers(store: &DynStore, job: &Job, count: usize) -> Vec<Executio
 pub fn agent(name: &str) -> NewSession {
     NewSession {
         tenant_id: Some(TENANT),
+        agent_id: None,
         name: name.to_owned(),
         version: "1.0".to_owned(),
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),

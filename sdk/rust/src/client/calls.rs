@@ -172,3 +172,19 @@ unary! { users:
     /// Gives a user another password, and ends its sessions.
     reset_password(ResetPasswordRequest) -> User;
 }
+
+unary! { enrolments:
+    /// Makes a token by which one agent may enrol, once.
+    create_join_token(CreateJoinTokenRequest) -> JoinToken;
+    /// A page of agents that have enrolled, newest first.
+    list_agents(ListAgentsRequest) -> ListAgentsResponse;
+    /// Takes an agent's identity away for good.
+    revoke_agent(RevokeAgentRequest) -> Agent;
+    /// Turns a join token into an agent's identity.
+    enroll(EnrollRequest) -> AgentCertificate;
+}
+
+unary! { agents:
+    /// A new certificate for the agent whose certificate this client shows.
+    renew(RenewRequest) -> AgentCertificate;
+}

@@ -20,6 +20,7 @@ use super::{Worker, WorkerError};
 use crate::endpoint::{Credential, endpoint};
 use crate::executor::Executor;
 use crate::function::FunctionRegistry;
+use crate::tls::ClientTls;
 
 /// The version of the protocol that this SDK speaks.
 const PROTOCOL: u32 = 1;
@@ -35,6 +36,7 @@ pub struct WorkerBuilder {
     keep_order: bool,
     channel: Option<Channel>,
     api_key: Option<String>,
+    tls: ClientTls,
     name: String,
     version: String,
     labels: HashMap<String, String>,
@@ -60,6 +62,7 @@ impl Default for WorkerBuilder {
             keep_order: false,
             channel: None,
             api_key: None,
+            tls: ClientTls::default(),
             name: std::env::var("HOSTNAME").unwrap_or_else(|_| "orrery-worker".into()),
             version: env!("CARGO_PKG_VERSION").into(),
             labels: HashMap::new(),
@@ -109,6 +112,13 @@ impl WorkerBuilder {
     /// Sent with every call as `authorization: Bearer KEY`.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(key.into());
+        self
+    }
+
+    /// Whom to trust at `https` addresses, and the certificate to show there, if there is one. Streams that are up go on with the certificate
+    /// that they began with; each new one shows the newest.
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -286,14 +296,15 @@ impl WorkerBuilder {
         if let Some(channel) = &self.channel {
             return Ok(Coordinators::Channel(channel.clone()));
         }
-        let mut all: Vec<_> = self.endpoints.iter().map(|uri| endpoint(uri, CONNECT)).collect::<Result<_, _>>()?;
+        let mut all: Vec<_> =
+            self.endpoints.iter().map(|uri| endpoint(uri, CONNECT, &self.tls)).collect::<Result<_, _>>()?;
         if all.is_empty() {
             return Err(WorkerError::Invalid("no coordinator is given".into()));
         }
         if !self.keep_order {
             all.shuffle(&mut rand::rng());
         }
-        Ok(Coordinators::Endpoints(all))
+        Ok(Coordinators::Endpoints(all, self.tls.clone()))
     }
 }
 

@@ -17,6 +17,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::endpoint::{Authorized, Credential};
 use crate::error::{Error, describe};
+use crate::tls::ClientTls;
 
 /// How long connecting and registering may take together: an address that swallows everything must not use up the life of a session that
 /// the next one could resume.
@@ -35,8 +36,8 @@ const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// Where coordinators are.
 #[derive(Clone, Debug)]
 pub(super) enum Coordinators {
-    /// Any of these; each attempt takes the next one.
-    Endpoints(Vec<Endpoint>),
+    /// Any of these; each attempt takes the next one, with the certificate that the worker has then.
+    Endpoints(Vec<Endpoint>, ClientTls),
     /// Behind this channel, which connects by itself.
     Channel(Channel),
 }
@@ -44,7 +45,7 @@ pub(super) enum Coordinators {
 impl Coordinators {
     pub(super) fn count(&self) -> usize {
         match self {
-            Self::Endpoints(endpoints) => endpoints.len().max(1),
+            Self::Endpoints(endpoints, _) => endpoints.len().max(1),
             Self::Channel(_) => 1,
         }
     }
@@ -52,7 +53,7 @@ impl Coordinators {
     /// The name of the `turn`th, for people.
     pub(super) fn name(&self, turn: usize) -> String {
         match self {
-            Self::Endpoints(endpoints) => {
+            Self::Endpoints(endpoints, _) => {
                 endpoints.get(turn % self.count()).map(|e| e.uri().to_string()).unwrap_or_default()
             }
             Self::Channel(_) => "the given channel".into(),
@@ -61,8 +62,12 @@ impl Coordinators {
 
     async fn channel(&self, turn: usize) -> Result<Channel, Refusal> {
         match self {
-            Self::Endpoints(endpoints) => match endpoints.get(turn % self.count()) {
-                Some(endpoint) => endpoint.connect().await.map_err(|e| Refusal::from(Status::from_error(Box::new(e)))),
+            Self::Endpoints(endpoints, tls) => match endpoints.get(turn % self.count()) {
+                Some(endpoint) => {
+                    let failed = |e| Refusal::from(Status::from_error(Box::new(e)));
+                    let endpoint = tls.with_newest(endpoint).map_err(failed)?;
+                    endpoint.connect().await.map_err(failed)
+                }
                 None => Err(Refusal { code: "NO_ENDPOINT".into(), message: "no endpoint".into(), lasting: true }),
             },
             Self::Channel(channel) => Ok(channel.clone()),

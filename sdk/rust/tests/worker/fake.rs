@@ -8,8 +8,8 @@ use std::time::Duration;
 use orrery_sdk::v1::agent_service_server::{AgentService, AgentServiceServer};
 use orrery_sdk::v1::coordinator_message::Kind as Out;
 use orrery_sdk::v1::{
-    AgentMessage, CoordinatorMessage, Finished, HeartbeatAck, HeldLease, Lease, LeaseBatch, LogAck, LogBatch, Register,
-    Registered, ResultAck, agent_message::Kind as In,
+    AgentCertificate, AgentMessage, CoordinatorMessage, Finished, HeartbeatAck, HeldLease, Lease, LeaseBatch, LogAck,
+    LogBatch, Register, Registered, RenewRequest, ResultAck, agent_message::Kind as In,
 };
 use orrery_sdk::{Json, worker::Worker, worker::WorkerBuilder};
 use tokio::net::TcpListener;
@@ -76,6 +76,10 @@ impl AgentService for Service {
         let (session, answers) = opened(request);
         self.sessions.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<AgentCertificate>, Status> {
+        Err(Status::unimplemented("nobody here has a certificate"))
     }
 
     async fn logs(&self, request: Request<Streaming<LogBatch>>) -> Result<Response<Self::LogsStream>, Status> {

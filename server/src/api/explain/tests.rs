@@ -45,6 +45,7 @@ fn agent(change: impl FnOnce(&mut Session)) -> Session {
         id: Uuid::from_u128(3),
         agent: NewSession {
             tenant_id: None,
+            agent_id: None,
             name: "a".into(),
             version: "1".into(),
             labels: [("zone".to_owned(), "eu".to_owned())].into(),

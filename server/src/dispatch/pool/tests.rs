@@ -7,6 +7,7 @@ use crate::config::Strategy;
 fn agent(queues: &[&str], labels: &[(&str, &str)]) -> NewSession {
     NewSession {
         tenant_id: None,
+        agent_id: None,
         name: String::new(),
         version: String::new(),
         labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),

@@ -3,6 +3,7 @@
 //! A call is one transaction, and hot statements work on sets (`unnest`). Rows are locked in the order of their ids; where two
 //! transactions cross all the same, the one that PostgreSQL ends is repeated here.
 
+mod agents;
 mod apply;
 mod arm;
 mod asked;

@@ -26,7 +26,7 @@ const A_RENEWAL: Duration = Duration::from_secs(4);
 /// The columns of a session, of table `s`.
 macro_rules! session_columns {
     () => {
-        "s.id, s.tenant_id, s.name, s.version, s.labels, s.queues, s.executors, s.slots, s.coordinator_id, s.address,
+        "s.id, s.tenant_id, s.agent_id, s.name, s.version, s.labels, s.queues, s.executors, s.slots, s.coordinator_id, s.address,
          s.attachment, s.attached, s.draining, s.opened_at, s.renewed_at, s.expires_at"
     };
 }
@@ -36,8 +36,8 @@ impl Sessions for PgStore {
     async fn open_session(&self, session: &NewSession, ttl: Duration) -> Result<Session> {
         let row = sqlx::query(concat!(
             "insert into agent_sessions as s (id, tenant_id, name, version, labels, queues, executors, slots, coordinator_id,
-                address, attachment, attached, opened_at, renewed_at, expires_at)
-             select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, true, t.now, t.now, t.now + $11 * interval '1 microsecond'
+                address, agent_id, attachment, attached, opened_at, renewed_at, expires_at)
+             select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12, 1, true, t.now, t.now, t.now + $11 * interval '1 microsecond'
              from clock_timestamp() as t(now) returning ",
             session_columns!()
         ))
@@ -52,6 +52,7 @@ impl Sessions for PgStore {
         .bind(session.coordinator_id)
         .bind(text::plain(&session.address))
         .bind(micros(ttl))
+        .bind(session.agent_id)
         .fetch_one(self.pool())
         .await?;
         session_of(&row, 0)
@@ -91,7 +92,10 @@ impl Sessions for PgStore {
     async fn spare_sessions(&self, coordinator: Uuid, quiet: Duration, grace: Duration) -> Result<u64> {
         let query = sqlx::query(
             "with t as (select clock_timestamp() + $3 * interval '1 microsecond' as least)
-             update agent_sessions s set expires_at = t.least from t where s.expires_at < t.least and not exists (
+             update agent_sessions s set expires_at = t.least from t where s.expires_at < t.least
+               and (s.agent_id is null or exists (select 1 from agents a where a.id = s.agent_id and a.revoked_at is null
+                    and a.certificate_expires_at > clock_timestamp()))
+               and not exists (
                 select 1 from coordinators where id <> $1 and last_seen_at > clock_timestamp() - $2 * interval '1 microsecond')",
         )
         .bind(coordinator)
@@ -191,7 +195,8 @@ impl PgStore {
             "update agent_sessions s set attachment = s.attachment + 1, attached = true, version = $4, labels = $5, queues = $6,
                 executors = $7, slots = $8, coordinator_id = $9, address = $10, renewed_at = clock_timestamp(),
                 expires_at = clock_timestamp() + $11 * interval '1 microsecond'
-             where s.id = $1 and s.tenant_id is not distinct from $2 and s.name = $3 and s.expires_at > clock_timestamp()
+             where s.id = $1 and s.tenant_id is not distinct from $2 and s.name = $3 and s.agent_id is not distinct from $12
+               and s.expires_at > clock_timestamp()
              returning ",
             session_columns!()
         ))
@@ -206,6 +211,7 @@ impl PgStore {
         .bind(session.coordinator_id)
         .bind(text::plain(&session.address))
         .bind(micros(ttl))
+        .bind(session.agent_id)
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else {
@@ -296,6 +302,7 @@ fn session_of(row: &PgRow, running: i64) -> Result<Session> {
         id: row.try_get("id")?,
         agent: NewSession {
             tenant_id: row.try_get("tenant_id")?,
+            agent_id: row.try_get("agent_id")?,
             name: row.try_get("name")?,
             version: row.try_get("version")?,
             labels: rows::json("agent_sessions", rows::text(row, "labels")?)?,

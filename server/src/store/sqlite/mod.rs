@@ -4,6 +4,7 @@
 //! others read. Statements may be loops in a transaction: there is no network between. Since one process uses the file, its own clock,
 //! kept from going back, is the database's.
 
+mod agents;
 mod arm;
 mod dead_letters;
 mod executions;

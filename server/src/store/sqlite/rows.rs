@@ -248,6 +248,7 @@ pub(super) fn session(row: &SqliteRow) -> Result<Session> {
         id: row.try_get("id")?,
         agent: NewSession {
             tenant_id: row.try_get("tenant_id")?,
+            agent_id: row.try_get("agent_id")?,
             name: row.try_get("name")?,
             version: row.try_get("version")?,
             labels: json(row, TABLE, "labels")?,

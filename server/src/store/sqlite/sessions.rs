@@ -36,8 +36,8 @@ impl Sessions for SqliteStore {
         let id = Uuid::new_v4();
         let statement = sqlx::query(
             "insert into agent_sessions (tenant_id, name, version, labels, queues, executors, slots, coordinator_id, address, \
-             renewed_at, expires_at, id, opened_at, attachment, attached, draining) \
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?10, 1, 1, 0)",
+             renewed_at, expires_at, agent_id, id, opened_at, attachment, attached, draining) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?10, 1, 1, 0)",
         );
         said(statement, session, &work, ttl)?.bind(id).execute(&mut *work.tx).await?;
         let opened = by_id(&mut work, id).await?;
@@ -56,7 +56,7 @@ impl Sessions for SqliteStore {
         let statement = sqlx::query(
             "update agent_sessions set attachment = attachment + 1, attached = 1, version = ?3, labels = ?4, queues = ?5, \
              executors = ?6, slots = ?7, coordinator_id = ?8, address = ?9, renewed_at = ?10, expires_at = ?11 \
-             where id = ?12 and tenant_id is ?1 and name = ?2 and expires_at > ?10",
+             where id = ?13 and tenant_id is ?1 and name = ?2 and agent_id is ?12 and expires_at > ?10",
         );
         let done = said(statement, session, &work, ttl)?.bind(id).execute(&mut *work.tx).await?;
         if done.rows_affected() == 0 {
@@ -97,11 +97,14 @@ impl Sessions for SqliteStore {
         let mut work = self.write().await?;
         let done = sqlx::query(
             "update agent_sessions set expires_at = ?1 where expires_at < ?1 \
+             and (agent_id is null or exists (select 1 from agents a where a.id = agent_id and a.revoked_at is null \
+             and a.certificate_expires_at > ?4)) \
              and not exists (select 1 from coordinators where id <> ?2 and last_seen_at > ?3)",
         )
         .bind(micros(after(work.now, grace)))
         .bind(coordinator)
         .bind(micros(before(work.now, quiet)))
+        .bind(micros(work.now))
         .execute(&mut *work.tx)
         .await?;
         work.commit().await?;
@@ -193,7 +196,7 @@ async fn by_id(work: &mut Work, id: Uuid) -> Result<Option<Session>> {
     row.as_ref().map(rows::session).transpose()
 }
 
-/// Binds what an agent says of itself (parameters 1 to 9), the instant and the expiry (10 and 11).
+/// Binds what an agent says of itself (parameters 1 to 9), the instant, the expiry and the enrolled agent (10 to 12).
 fn said<'q>(
     statement: Query<'q, Sqlite, SqliteArguments>,
     session: &NewSession,
@@ -211,5 +214,6 @@ fn said<'q>(
         .bind(session.coordinator_id)
         .bind(plain(&session.address).into_owned())
         .bind(micros(work.now))
-        .bind(micros(after(work.now, ttl))))
+        .bind(micros(after(work.now, ttl)))
+        .bind(session.agent_id))
 }

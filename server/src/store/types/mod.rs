@@ -1,5 +1,6 @@
 //! What goes in and out of a store, beside jobs and executions; by the nouns of its traits.
 
+mod agents;
 mod dead_letters;
 mod fires;
 mod identity;
@@ -10,6 +11,7 @@ mod refused;
 mod sessions;
 mod upkeep;
 
+pub use agents::*;
 pub use dead_letters::*;
 pub use fires::*;
 pub use identity::*;

@@ -13,6 +13,8 @@ use crate::execution::Execution;
 pub struct NewSession {
     /// `None`: it serves all tenants.
     pub tenant_id: Option<Uuid>,
+    /// The agent that its certificate names; `None` where it is known by an API key or a token.
+    pub agent_id: Option<Uuid>,
     pub name: String,
     pub version: String,
     pub labels: BTreeMap<String, String>,

@@ -182,10 +182,11 @@ mod tests {
 
     use super::*;
     use crate::endpoint::endpoint;
+    use crate::tls::ClientTls;
 
     fn connection(addresses: &[&str]) -> Connection {
-        let endpoint = |uri: &&str| endpoint(uri, Duration::from_secs(1)).expect("an address");
-        let coordinators = Coordinators::Endpoints(addresses.iter().map(endpoint).collect());
+        let endpoint = |uri: &&str| endpoint(uri, Duration::from_secs(1), &ClientTls::default()).expect("an address");
+        let coordinators = Coordinators::Endpoints(addresses.iter().map(endpoint).collect(), ClientTls::default());
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         Connection::new(coordinators, Credential::default(), backoff)
     }
