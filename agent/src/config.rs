@@ -281,6 +281,14 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_in_no_debug_output() {
+        let args = parse(&["--token", "ork_secret", "--join-token", "orj_secret"]).expect("a command line");
+        assert!(!format!("{args:?}").contains("_secret"));
+        let options = args.options(None).expect("options");
+        assert_eq!((options.token.as_deref(), options.join_token.as_deref()), (Some("ork_secret"), Some("orj_secret")));
+    }
+
+    #[test]
     fn a_token_comes_from_its_file() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         fs::write(file.path(), "secret\n").expect("written");
