@@ -32,7 +32,7 @@ const FILES: &[&str] = &[
     "orrery/v1/user.proto",
 ];
 /// Messages that hold a secret. Their `Debug` is written by hand in `proto/secrets.rs`, without it.
-const SECRET: [&str; 8] = [
+const SECRET: &[&str] = &[
     ".orrery.v1.LoginRequest",
     ".orrery.v1.SignedIn",
     ".orrery.v1.RefreshRequest",

@@ -6,8 +6,8 @@ mod wait;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
-use orrery_proto::v1::auth_service_client::AuthServiceClient;
 use orrery_proto::v1::agent_service_client::AgentServiceClient;
+use orrery_proto::v1::auth_service_client::AuthServiceClient;
 use orrery_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use orrery_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use orrery_proto::v1::execution_service_client::ExecutionServiceClient;

@@ -206,7 +206,14 @@ mod tests {
 
     fn principal(tenant_id: Option<Uuid>) -> Principal {
         let (subject, name) = (Uuid::from_u128(9), "somebody".to_owned());
-        Principal { kind: PrincipalKind::Key, tenant_id, subject, name, permissions: Permissions::All }
+        Principal {
+            kind: PrincipalKind::Key,
+            tenant_id,
+            subject,
+            name,
+            roles: Vec::new(),
+            permissions: Permissions::All,
+        }
     }
 
     #[test]

@@ -204,6 +204,7 @@ fn agent(identity: AgentIdentity) -> Principal {
         tenant_id: identity.tenant_id,
         subject: identity.agent_id,
         name: format!("agent {}", identity.agent_id),
+        roles: Vec::new(),
         permissions: Permissions::Only(vec!["agents:connect".to_owned()]),
     }
 }

@@ -143,6 +143,7 @@ $XDG_CONFIG_HOME/orrery/session.json, or where ORRERY_SESSION_FILE says."
     /// Show who the server takes you for.
     Whoami,
     /// Make the certificate authority that agents are known by, and certificates for coordinators; needs no server.
+    #[command(subcommand)]
     Ca(Box<CaCommand>),
     /// Measure how fast this machine runs Orrery, on a database of the measurement's own.
     Bench(Box<BenchCommand>),
@@ -257,7 +258,7 @@ pub fn call(global: &Global, command: Command) -> Result<(), Failure> {
         let given = global.api_key.as_deref().map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned);
         let credential = match given {
             Some(key) => Some(key),
-            None => session::access_token(&global.server).await.map_err(|failure| failure.of_server(&global.server))?,
+            None => session::access_token(global).await.map_err(|failure| failure.of_server(&global.server))?,
         };
         let client = connect::connect(&global.server, credential.as_deref(), global.ca.as_deref())?;
         let context = Context { client, out };

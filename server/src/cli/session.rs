@@ -54,7 +54,7 @@ impl Session {
 
 impl LoginArgs {
     pub(super) async fn run(self, global: &Global, out: &Output) -> Result<(), Failure> {
-        let client = connect::connect(&global.server, None)?;
+        let client = connect::connect(&global.server, None, global.ca.as_deref())?;
         let request = LoginRequest { name: self.name, password: password()?, tenant_id: self.tenant };
         let signed = client.login(request).await?;
         let mut file = open()?.ok_or_else(no_home)?;
@@ -69,7 +69,7 @@ pub(super) async fn logout(global: &Global, out: &Output) -> Result<(), Failure>
     let Some((file, session)) = kept(&global.server)? else {
         return Err(Failure::new(Exit::Denied, "UNAUTHENTICATED", "nobody is signed in to this server"));
     };
-    let client = connect::connect(&global.server, None)?;
+    let client = connect::connect(&global.server, None, global.ca.as_deref())?;
     client.logout(LogoutRequest { refresh_token: session.refresh_token }).await?;
     file.set_len(0)?;
     Ok(out.line("signed out")?)
@@ -93,15 +93,15 @@ pub(super) async fn whoami(context: &Context) -> Result<(), Failure> {
 
 /// What to call a server with where no key is given: the access token of the session with it, a fresh one where it is over. `None` where
 /// nobody is signed in.
-pub(super) async fn access_token(server: &str) -> Result<Option<String>, Failure> {
-    let Some((mut file, session)) = kept(server)? else { return Ok(None) };
+pub(super) async fn access_token(global: &Global) -> Result<Option<String>, Failure> {
+    let Some((mut file, session)) = kept(&global.server)? else { return Ok(None) };
     if Utc::now().timestamp() + MARGIN < session.expires_at {
         return Ok(Some(session.access_token));
     }
-    let client: Client = connect::connect(server, None)?;
+    let client: Client = connect::connect(&global.server, None, global.ca.as_deref())?;
     match client.refresh(RefreshRequest { refresh_token: session.refresh_token }).await {
         Ok(signed) => {
-            write(&mut file, &Session::of(server, &signed))?;
+            write(&mut file, &Session::of(&global.server, &signed))?;
             Ok(Some(signed.access_token))
         }
         Err(error) if error.grpc_code() == tonic::Code::Unauthenticated => {

@@ -44,10 +44,10 @@ pub fn router(api: Api, auth: AuthLayer) -> Router {
         JobServiceRestBridge::externally_authenticated(api.clone()),
         DeadLetterServiceRestBridge::externally_authenticated(api.clone()),
         SchedulerServiceRestBridge::externally_authenticated(api.clone()),
+        EnrolmentServiceRestBridge::externally_authenticated(api.clone()),
         AuthServiceRestBridge::externally_authenticated(api.clone()),
         KeyServiceRestBridge::externally_authenticated(api.clone()),
-        UserServiceRestBridge::externally_authenticated(api.clone()),
-        EnrolmentServiceRestBridge::externally_authenticated(api),
+        UserServiceRestBridge::externally_authenticated(api),
     );
     let service = RestService::new(std::sync::Arc::new(transcoder)).with_max_body_bytes(most);
     let routes = Router::new()

@@ -130,7 +130,16 @@ impl World {
         let limits = Arc::new(limits);
         let (triggers, making) = TriggerQueue::new(dyn_store.clone(), limits.clone(), None);
         tokio::spawn(making.run(CancellationToken::new()));
-        let api = Api { store: dyn_store, limits, info: info.clone(), locks, caches, triggers, authenticator, tls: Tls::off() };
+        let api = Api {
+            store: dyn_store,
+            limits,
+            info: info.clone(),
+            locks,
+            caches,
+            triggers,
+            authenticator,
+            tls: Tls::off(),
+        };
         let router = gateway::router(api.clone(), auth.clone());
         tokio::spawn(async move {
             axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await.unwrap();
