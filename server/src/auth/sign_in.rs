@@ -21,6 +21,9 @@ use crate::store::{DynStore, NewUserSession, Rotation, StoreError, User, UserCha
 /// were changed count from then on.
 const KEPT: Duration = Duration::from_secs(10);
 
+/// No name and no password has more bytes; longer ones are not worth a look.
+const LONGEST: usize = 1024;
+
 /// Signs people in and out.
 pub(crate) struct SignIn {
     store: DynStore,
@@ -67,6 +70,9 @@ impl SignIn {
         password: String,
         from: &Origin,
     ) -> Result<Signed, Error> {
+        if name.len() > LONGEST || password.len() > LONGEST {
+            return Err(wrong_login());
+        }
         let user = self.store.user_by_name(tenant, &name.to_lowercase()).await?;
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let right = self.passwords.is_right(password, hash).await?;

@@ -26,6 +26,10 @@ pub(super) async fn shape(request: Request, next: Next) -> Response {
         }
     };
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if path.starts_with("/api/v1/auth/") {
+        // Tokens and keys are nobody's to keep on the way (RFC 6749, 5.1).
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     let extensions = response.extensions_mut();
     // The gateway leaves what to tell; the layer of authentication leaves an error.
     let told = extensions.remove::<Told>().or_else(|| extensions.remove::<Error>().map(Told::from));

@@ -53,7 +53,9 @@ async fn somebody_signs_in_and_works() {
     let anna = user(&world, "Anna@Example.com", &["admin"]).await;
     assert_eq!(anna["name"], "anna@example.com");
     assert!(!anna.to_string().contains("argon2") && anna.get("password").is_none());
-    let signed = login(&world, "ANNA@example.com", PASSWORD).await.ok();
+    let answer = login(&world, "ANNA@example.com", PASSWORD).await;
+    assert_eq!(answer.headers["cache-control"], "no-store");
+    let signed = answer.ok();
     assert_eq!((&signed["tokenType"], &signed["expiresIn"]), (&json!("Bearer"), &json!(900)));
     let token = &signed["accessToken"];
     let caller = me(&world, token).await.ok();
