@@ -182,4 +182,6 @@ pub(super) fn subject(sub: &str) -> Uuid {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
