@@ -20,6 +20,15 @@ pub enum Gate {
     Job(Uuid, Uuid),
 }
 
+impl Gate {
+    /// The tenant whose gate it is.
+    pub fn tenant(&self) -> Uuid {
+        match self {
+            Self::Tenant(tenant) | Self::Queue(tenant, _) | Self::Key(tenant, _) | Self::Job(tenant, _) => *tenant,
+        }
+    }
+}
+
 /// How much room there is behind a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {

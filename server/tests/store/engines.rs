@@ -5,8 +5,9 @@ use std::sync::Arc;
 use orrery_server::store::DynStore;
 use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::sqlite::SqliteStore;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 /// A store and what is to be done when its test has passed.
@@ -43,9 +44,58 @@ pub fn database_url() -> String {
     })
 }
 
+/// The user that the stores log in as: it owns their tables, and neither bypasses row-level security nor inherits what its roles may.
+const OWNER: &str = "orrery_tests";
+
+/// The address of the same database for another user, whose password is its name.
+pub fn url_of(user: &str) -> String {
+    let url = database_url();
+    let (scheme, rest) = url.split_once("://").expect("postgres://...");
+    let place = rest.split_once('@').map_or(rest, |(_, place)| place);
+    format!("{scheme}://{user}:{user}@{place}")
+}
+
+/// The address by which stores log in.
+pub async fn owners_url() -> String {
+    static MADE: OnceCell<()> = OnceCell::const_new();
+    MADE.get_or_init(|| async {
+        let mut connection = PgConnection::connect(&database_url()).await.unwrap();
+        // Other programs of tests do the same.
+        let make = format!(
+            "begin; select pg_advisory_xact_lock(7253);
+             do $$ declare r text; begin
+                if not exists (select 1 from pg_roles where rolname = '{OWNER}') then
+                    create role {OWNER} login noinherit createrole password '{OWNER}';
+                end if;
+                -- Where somebody else has made the roles, only an administrator can let another user take them (from 16 on).
+                for r in select quote_ident(rolname) from pg_roles where rolname in ('orrery_api', 'orrery_engine', 'orrery_identity', 'orrery_audit')
+                loop execute format('grant %s to {OWNER}', r); end loop;
+                execute format('grant create on database %I to {OWNER}', current_database());
+             end $$; commit"
+        );
+        sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut connection).await.unwrap();
+    })
+    .await;
+    url_of(OWNER)
+}
+
+/// Takes the policies away that let the owner of the tables see their rows: whatever the store does as anybody but its roles finds nothing.
+async fn blind_the_owner(schema: &str) {
+    let mut connection = PgConnection::connect(&database_url()).await.unwrap();
+    let drop = format!(
+        "do $$ declare t regclass; begin
+            for t in select polrelid::regclass from pg_policy p join pg_class c on c.oid = p.polrelid
+                where p.polname = 'owner' and c.relnamespace = '{schema}'::regnamespace
+            loop execute format('drop policy owner on %s', t); end loop;
+         end $$"
+    );
+    sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await.unwrap();
+}
+
 /// A store in a schema of its own.
 pub async fn postgres() -> Engine {
     let (store, schema) = schema().await;
+    blind_the_owner(&schema).await;
     Engine { store: Arc::new(store.clone()), schema: Some((store, schema)), directory: None }
 }
 
@@ -57,7 +107,7 @@ pub async fn schema() -> (PgStore, String) {
 }
 
 pub async fn connect(schema: &str) -> PgStore {
-    connect_by(&database_url(), schema).await
+    connect_by(&owners_url().await, schema).await
 }
 
 pub async fn connect_by(url: &str, schema: &str) -> PgStore {

@@ -18,6 +18,7 @@ mod dead_letters;
 mod each;
 mod engines;
 mod everything;
+mod isolation;
 mod jobs;
 mod keys;
 mod lifecycle;

@@ -336,20 +336,30 @@ async fn columns(raw: &mut PgConnection, table: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_call_that_is_dropped_leaves_no_transaction_open() {
     let (pg, schema) = schema().await;
-    let one = PgOptions { schema: Some(schema.clone()), max_connections: 1, ..PgOptions::new(database_url()) };
+    // One connection for coordinators, and one for callers.
+    let one = PgOptions { schema: Some(schema.clone()), max_connections: 2, ..PgOptions::new(database_url()) };
     let store = dynamic(&PgStore::connect(one).await.unwrap());
     let job = job(&store, "a").await;
     let mut looking = raw(&schema).await;
     for polls in 0..60 {
-        let call = store.trigger(vec![trigger_of(&job)], &|_, _, _| Ok(()));
-        let mut call = Box::pin(call);
-        for _ in 0..polls % 12 {
-            if futures_util::poll!(call.as_mut()).is_ready() {
-                break;
+        let cut = async |call: std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>>| {
+            let mut call = call;
+            for _ in 0..polls % 12 {
+                if futures_util::poll!(call.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
-        drop(call);
+        };
+        let call = store.trigger(vec![trigger_of(&job)], &|_, _, _| Ok(()));
+        cut(Box::pin(async { drop(call.await) })).await;
+        store.set_queue_limit(TENANT, "default", 1 + polls, USER).await.unwrap();
+        let limit: i32 =
+            sqlx::query_scalar("select max_concurrent from queue_limits").fetch_one(&mut looking).await.unwrap();
+        assert_eq!(limit, 1 + polls);
+
+        let call = store.plan(MINUTE, 1, &|_: &PlanCandidate| unreachable!("nothing is scheduled"));
+        cut(Box::pin(async { drop(call.await) })).await;
         let agent = session(&store, "agent").await;
         let seen = "select exists (select 1 from agent_sessions where id = $1)";
         assert!(sqlx::query_scalar::<_, bool>(seen).bind(agent.id).fetch_one(&mut looking).await.unwrap(), "{polls}");

@@ -12,10 +12,12 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-/// A client that knows nothing but what the server tells of itself.
+/// A client that knows nothing but what the server tells of itself, or what the contract says.
+#[derive(Clone)]
 pub(crate) struct DynamicClient {
     channel: Channel,
     pool: DescriptorPool,
+    bearer: Option<String>,
 }
 
 impl DynamicClient {
@@ -31,7 +33,23 @@ impl DynamicClient {
             let answer = ask(&mut reflection, MessageRequest::FileContainingSymbol(service.name)).await;
             add(&mut reflection, &mut pool, &mut files, answer).await;
         }
-        Self { channel, pool }
+        Self { channel, pool, bearer: None }
+    }
+
+    /// A client of all that the contract holds.
+    pub(crate) async fn described(address: &str, bearer: String) -> Self {
+        let channel = Channel::from_shared(address.to_owned()).unwrap().connect().await.unwrap();
+        let pool = DescriptorPool::decode(orrery_proto::DESCRIPTORS).unwrap();
+        Self { channel, pool, bearer: Some(bearer) }
+    }
+
+    /// The same for another caller.
+    pub(crate) fn with(&self, bearer: String) -> Self {
+        Self { bearer: Some(bearer), ..self.clone() }
+    }
+
+    pub(crate) fn pool(&self) -> &DescriptorPool {
+        &self.pool
     }
 
     /// The methods of Orrery's services, but those that only agents call.
@@ -45,14 +63,27 @@ impl DynamicClient {
         let method = self.pool.services().flat_map(|s| s.methods().collect::<Vec<_>>()).find(|m| m.name() == method);
         let method = method.unwrap();
         let message = DynamicMessage::parse_text_format(method.input(), request).unwrap();
+        self.call_with(&method, message).await
+    }
+
+    /// The same with a message.
+    pub(crate) async fn call_with(
+        &self,
+        method: &MethodDescriptor,
+        message: DynamicMessage,
+    ) -> Result<Vec<DynamicMessage>, Status> {
         let mut grpc = Grpc::new(self.channel.clone());
         grpc.ready().await.unwrap();
-        let path: PathAndQuery = path(&method).parse().unwrap();
+        let path: PathAndQuery = path(method).parse().unwrap();
         let codec = DynamicCodec(method.output());
-        if !method.is_server_streaming() {
-            return Ok(vec![grpc.unary(Request::new(message), path, codec).await?.into_inner()]);
+        let mut request = Request::new(message);
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", format!("Bearer {bearer}").parse().unwrap());
         }
-        let mut stream = grpc.server_streaming(Request::new(message), path, codec).await?.into_inner();
+        if !method.is_server_streaming() {
+            return Ok(vec![grpc.unary(request, path, codec).await?.into_inner()]);
+        }
+        let mut stream = grpc.server_streaming(request, path, codec).await?.into_inner();
         let mut all = Vec::new();
         while let Some(message) = stream.message().await? {
             all.push(message);

@@ -54,5 +54,6 @@ mod settings;
 mod signed_in;
 mod stalled;
 mod stopping;
+mod strangers;
 mod tls;
 mod traces;

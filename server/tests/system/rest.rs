@@ -80,9 +80,23 @@ impl Rest {
         Ok(Answer { status: response.status().as_u16(), text: response.text().await? })
     }
 
+    /// A call of any path, with the caller's credentials.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<String>) -> Answer {
+        let mut request = self.request_of(method, path);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let response = request.send().await.unwrap();
+        Answer { status: response.status().as_u16(), text: response.text().await.unwrap() }
+    }
+
     /// A request with the caller's credentials.
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}/api/v1/scheduler{path}", self.origin));
+        self.request_of(method, &format!("/api/v1/scheduler{path}"))
+    }
+
+    fn request_of(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.origin));
         match &self.bearer {
             Some(bearer) => request.bearer_auth(bearer),
             None => request,

@@ -71,6 +71,14 @@ pub(super) fn applied(
     Ok(next)
 }
 
+/// The tenant whose caller asks for all of these. What agents say is written in batches of many tenants.
+fn asked_by(changes: &[Change]) -> Option<Uuid> {
+    let tenant = changes.first()?.tenant?;
+    let is_asked =
+        |change: &Change| change.tenant == Some(tenant) && matches!(change.event, Event::CancelRequested { .. });
+    changes.iter().all(is_asked).then_some(tenant)
+}
+
 /// What a batch of changes is decided on.
 struct Known {
     now: DateTime<Utc>,
@@ -84,7 +92,10 @@ struct Known {
 impl PgStore {
     /// `said` are the answers of a try before this one whose outcome is unknown, and then of this one.
     pub(super) async fn try_apply(&self, changes: &[Change], said: &mut Option<Answers>) -> Result<Answers> {
-        let mut tx = self.begin().await?;
+        let mut tx = match asked_by(changes) {
+            Some(tenant) => self.begin_for(tenant).await?,
+            None => self.begin().await?,
+        };
         let quick = if said.is_none() { quick::decidable(changes) } else { HashMap::new() };
         let mut answers: Vec<Option<std::result::Result<Execution, Rejected>>> = vec![None; changes.len()];
         if !quick.is_empty() {

@@ -210,7 +210,7 @@ with job as materialized (
         with ordinality as u(id, version, status, tenant_id, lane_id, priority, queue, key_limit, number)
     cross join lateral (
         select from scheduled_jobs j
-        where j.id = u.id and j.version = u.version and j.status = u.status and coalesce(j.deleted_at, '-infinity') = '-infinity'
+        where j.id = u.id and j.tenant_id = u.tenant_id and j.version = u.version and j.status = u.status and coalesce(j.deleted_at, '-infinity') = '-infinity'
         for no key update of j skip locked
     ) held
 ), session as materialized (

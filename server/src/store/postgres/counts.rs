@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection, QueryBuilder, Row};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::partitions::floor_id;
@@ -31,7 +31,7 @@ struct Waiting {
 
 /// What waits, by queue; lanes that hold nothing are counted too. Each lane is looked into by its index: as far as the bound, and at the head of
 /// each priority for the oldest.
-async fn waiting(connection: &mut PgConnection, tenant: Option<Uuid>) -> Result<Vec<Waiting>> {
+async fn waiting(connection: &mut PgConnection, engine: &PgPool, tenant: Option<Uuid>) -> Result<Vec<Waiting>> {
     let found = sqlx::query(
         "with recursive l as materialized (select id, queue from lanes where $1::uuid is null or tenant_id = $1),
          bound as materialized (select greatest(100, least($2, $3 / greatest(count(*), 1))) as most from l),
@@ -70,16 +70,19 @@ async fn waiting(connection: &mut PgConnection, tenant: Option<Uuid>) -> Result<
         let lanes: Vec<i64> = row.try_get("lanes")?;
         let mut pending = row.try_get("pending")?;
         if row.try_get("more")? {
-            pending = estimate_lanes(connection, &lanes, 1).await?.max(pending);
+            pending = estimate_lanes(engine, &lanes, 1).await?.max(pending);
         }
         queues.push(Waiting { queue: row.try_get("queue")?, lanes, pending, oldest: row.try_get("oldest")? });
     }
     Ok(queues)
 }
 
-async fn estimate_lanes(connection: &mut PgConnection, lanes: &[i64], state: i16) -> Result<i64> {
+/// As the coordinator's own role, for no row is read: for a tenant the planner would take lanes and tenant for independent of each other, and
+/// estimate a tenant's share of its own lanes.
+async fn estimate_lanes(engine: &PgPool, lanes: &[i64], state: i16) -> Result<i64> {
     let lanes: Vec<String> = lanes.iter().map(i64::to_string).collect();
-    estimate(connection, &format!("state = {state} and lane_id = any ('{{{}}}')", lanes.join(","))).await
+    estimate(&mut *engine.acquire().await?, &format!("state = {state} and lane_id = any ('{{{}}}')", lanes.join(",")))
+        .await
 }
 
 /// How many live executions there are, as the planner takes it.
@@ -125,7 +128,10 @@ pub(super) async fn waiting_in(
 impl PgStore {
     pub(super) async fn read_counts(&self, tenant: Option<Uuid>) -> Result<Counts> {
         // One snapshot for all: what is leased meanwhile waits or runs in it, and is never neither.
-        let mut connection = snapshot(self.pool()).await?;
+        let mut tx = match tenant {
+            Some(tenant) => self.snapshot_for(tenant).await?,
+            None => snapshot(self.pool()).await?,
+        };
         let of_tenant = |query: &mut QueryBuilder<sqlx::Postgres>| {
             if let Some(tenant) = tenant {
                 query.push(" and tenant_id = ").push_bind(tenant);
@@ -138,30 +144,29 @@ impl PgStore {
              from scheduled_jobs where deleted_at is null",
         );
         of_tenant(&mut query);
-        let jobs = query.build().fetch_one(&mut *connection).await?;
+        let jobs = query.build().fetch_one(&mut *tx).await?;
         // By the partial indexes of what is leased, and of what is planned.
         let mut query = QueryBuilder::new("select count(*) from live_executions where session_id is not null");
         of_tenant(&mut query);
-        let running = query.build_query_scalar().fetch_one(&mut *connection).await?;
+        let running = query.build_query_scalar().fetch_one(&mut *tx).await?;
         let mut query = QueryBuilder::new(
             "select min(run_at) from live_executions where state = 0 and attempt = 0 and trigger_type = 1",
         );
         of_tenant(&mut query);
-        let planned: Option<DateTime<Utc>> = query.build_query_scalar().fetch_one(&mut *connection).await?;
+        let planned: Option<DateTime<Utc>> = query.build_query_scalar().fetch_one(&mut *tx).await?;
         let sessions: i64 = sqlx::query_scalar(
             "select count(*) from agent_sessions
              where expires_at > clock_timestamp() and ($1::uuid is null or tenant_id is null or tenant_id = $1)",
         )
         .bind(tenant)
-        .fetch_one(&mut *connection)
+        .fetch_one(&mut *tx)
         .await?;
         let mut queues: Vec<(String, i64)> =
-            waiting(&mut connection, tenant).await?.into_iter().map(|w| (w.queue, w.pending)).collect();
+            waiting(&mut tx, self.pool(), tenant).await?.into_iter().map(|w| (w.queue, w.pending)).collect();
         let pending = queues.iter().map(|(_, pending)| pending).sum();
         queues.retain(|(_, pending)| *pending > 0);
         queues.sort_by(|(a_name, a), (b_name, b)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
         queues.truncate(QUEUES);
-        connection.commit().await?;
         let cursor: Option<DateTime<Utc>> = jobs.try_get("cursor")?;
         Ok(Counts {
             total_jobs: jobs.try_get("total")?,
@@ -176,12 +181,12 @@ impl PgStore {
     }
 
     pub(super) async fn read_queues(&self, tenant: Uuid) -> Result<Vec<QueueDepth>> {
-        let mut connection = snapshot(self.pool()).await?;
+        let mut tx = self.snapshot_for(tenant).await?;
         let mut depths: BTreeMap<String, QueueDepth> = BTreeMap::new();
         let limits: Vec<(String, i32)> =
             sqlx::query_as("select name, max_concurrent from queue_limits where tenant_id = $1")
                 .bind(tenant)
-                .fetch_all(&mut *connection)
+                .fetch_all(&mut *tx)
                 .await?;
         for (name, max_concurrent) in limits {
             of(&mut depths, name).max_concurrent = max_concurrent;
@@ -190,23 +195,22 @@ impl PgStore {
             "select queue, count(*) from live_executions where session_id is not null and tenant_id = $1 group by queue",
         )
         .bind(tenant)
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut *tx)
         .await?;
         for (name, running) in running {
             of(&mut depths, name).running = running;
         }
-        let (scheduled, all) = scheduled(&mut connection, tenant).await?;
+        let (scheduled, all) = scheduled(&mut tx, tenant).await?;
         for (name, scheduled) in scheduled {
             of(&mut depths, name).scheduled = scheduled;
         }
-        for waiting in waiting(&mut connection, Some(tenant)).await? {
+        for waiting in waiting(&mut tx, self.pool(), Some(tenant)).await? {
             let depth = of(&mut depths, waiting.queue);
             (depth.pending, depth.oldest_pending) = (waiting.pending, waiting.oldest);
             if !all {
-                depth.scheduled = estimate_lanes(&mut connection, &waiting.lanes, 0).await?.max(depth.scheduled);
+                depth.scheduled = estimate_lanes(self.pool(), &waiting.lanes, 0).await?.max(depth.scheduled);
             }
         }
-        connection.commit().await?;
         Ok(depths.into_values().collect())
     }
 }

@@ -37,7 +37,7 @@ macro_rules! insert_jobs {
 impl PgStore {
     /// `is_repeat`: a try before this one may have made them.
     pub(super) async fn try_create(&self, jobs: &[NewJob], quota: Option<i64>, is_repeat: bool) -> Result<Vec<Job>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_all(jobs.iter().map(|new| new.job.tenant_id)).await?;
         self.lock_tenants(&mut tx, jobs).await?;
         let now = super::clock(&mut tx).await?;
         let items: Vec<(Uuid, Option<&Idempotency>)> =

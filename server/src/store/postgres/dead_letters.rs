@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use orrery_proto::v1::{DeadLetterReason, DeadLetterState};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgExecutor, Row};
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::commit::commit;
@@ -39,13 +39,13 @@ impl DeadLetters for PgStore {
         .bind(filter.state.map(|state| state.as_json_str()))
         .bind(page.after)
         .bind(page.limit.max(0))
-        .fetch_all(self.pool())
+        .fetch_all(&mut *self.read_for(tenant).await?)
         .await?;
         found.iter().map(letter).collect()
     }
 
     async fn dead_letter(&self, tenant: Uuid, execution: Uuid) -> Result<Option<DeadLetter>> {
-        read(self.pool(), tenant, execution).await
+        read(&mut *self.read_for(tenant).await?, tenant, execution).await
     }
 
     async fn discard_dead_letter(&self, discard: &Discard) -> Result<DeadLetter> {
@@ -59,7 +59,7 @@ impl DeadLetters for PgStore {
 
 impl PgStore {
     async fn try_discard(&self, discard: &Discard) -> Result<DeadLetter> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_for(discard.tenant).await?;
         let letter = lock(&mut tx, discard.tenant, discard.execution).await?;
         if let Some(refused) = letter.undiscardable() {
             return Err(StoreError::Refused(Box::new(refused)));
@@ -73,14 +73,14 @@ impl PgStore {
         .bind(text::plain(&discard.note))
         .execute(&mut *tx)
         .await?;
-        let letter = read(&mut *tx, discard.tenant, discard.execution).await?.ok_or(StoreError::NotFound)?;
+        let letter = read(&mut tx, discard.tenant, discard.execution).await?.ok_or(StoreError::NotFound)?;
         commit(tx).await?;
         Ok(letter)
     }
 
     async fn try_release_letter(&self, trigger: &Trigger, decide: &DecideTrigger<'_>) -> Result<Execution> {
         let of = trigger.retry_of.ok_or(StoreError::NotFound)?;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_for(trigger.tenant).await?;
         // Who comes second waits here, and finds it released.
         let letter = lock(&mut tx, trigger.tenant, of).await?;
         if let Some(refused) = letter.unreleasable() {
@@ -137,11 +137,11 @@ async fn lock(tx: &mut PgConnection, tenant: Uuid, execution: Uuid) -> Result<De
     read(tx, tenant, execution).await?.ok_or(StoreError::NotFound)
 }
 
-async fn read(executor: impl PgExecutor<'_>, tenant: Uuid, execution: Uuid) -> Result<Option<DeadLetter>> {
+async fn read(connection: &mut PgConnection, tenant: Uuid, execution: Uuid) -> Result<Option<DeadLetter>> {
     let found = sqlx::query(select_letters!("where d.execution_id = $1 and d.tenant_id = $2"))
         .bind(execution)
         .bind(tenant)
-        .fetch_optional(executor)
+        .fetch_optional(connection)
         .await?;
     found.as_ref().map(letter).transpose()
 }

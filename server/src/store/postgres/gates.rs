@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PgStore;
+use super::commit::commit;
 use crate::admission::{Gate, Room};
 use crate::store::{Gates, Result, text};
 
@@ -17,9 +18,9 @@ const STRIPES: i64 = 128;
 #[async_trait]
 impl Gates for PgStore {
     async fn rooms(&self, gates: &[Gate], tenant_limit: i64) -> Result<Vec<(Gate, Room)>> {
-        let mut connection = self.pool().acquire().await?;
-        let limits = limits(&mut connection, gates, tenant_limit).await?;
-        let rooms = counted(&mut connection, &limits).await?;
+        let mut tx = self.begin_all(gates.iter().map(Gate::tenant)).await?;
+        let limits = limits(&mut tx, gates, tenant_limit).await?;
+        let rooms = counted(&mut tx, &limits).await?;
         // A key that nothing names now.
         Ok(rooms.into_iter().filter(|(_, room)| room.limit < i64::MAX).collect())
     }
@@ -27,9 +28,11 @@ impl Gates for PgStore {
     async fn set_queue_limit(&self, tenant: Uuid, queue: &str, limit: i32, by: Uuid) -> Result<()> {
         if limit <= 0 {
             let remove = "delete from queue_limits where tenant_id = $1 and name = $2";
-            sqlx::query(remove).bind(tenant).bind(text::plain(queue)).execute(self.pool()).await?;
-            return Ok(());
+            let mut tx = self.begin_for(tenant).await?;
+            sqlx::query(remove).bind(tenant).bind(text::plain(queue)).execute(&mut *tx).await?;
+            return commit(tx).await;
         }
+        let mut tx = self.begin_for(tenant).await?;
         sqlx::query(
             "insert into queue_limits (tenant_id, name, max_concurrent, updated_by) values ($1, $2, $3, $4)
              on conflict (tenant_id, name) do update set max_concurrent = excluded.max_concurrent,
@@ -39,16 +42,18 @@ impl Gates for PgStore {
         .bind(text::plain(queue))
         .bind(limit)
         .bind(by)
-        .execute(self.pool())
+        .execute(&mut *tx)
         .await?;
-        Ok(())
+        commit(tx).await
     }
 
     async fn set_tenant_limit(&self, tenant: Uuid, limit: Option<i32>, by: Uuid) -> Result<()> {
         let Some(limit) = limit else {
-            sqlx::query("delete from tenant_limits where tenant_id = $1").bind(tenant).execute(self.pool()).await?;
-            return Ok(());
+            let mut tx = self.begin_for(tenant).await?;
+            sqlx::query("delete from tenant_limits where tenant_id = $1").bind(tenant).execute(&mut *tx).await?;
+            return commit(tx).await;
         };
+        let mut tx = self.begin_for(tenant).await?;
         sqlx::query(
             "insert into tenant_limits (tenant_id, max_concurrent, updated_by) values ($1, $2, $3)
              on conflict (tenant_id) do update set max_concurrent = excluded.max_concurrent, updated_at = clock_timestamp(),
@@ -57,9 +62,9 @@ impl Gates for PgStore {
         .bind(tenant)
         .bind(limit.max(0))
         .bind(by)
-        .execute(self.pool())
+        .execute(&mut *tx)
         .await?;
-        Ok(())
+        commit(tx).await
     }
 }
 

@@ -34,6 +34,7 @@ impl Jobs for PgStore {
     }
 
     async fn job(&self, tenant: Uuid, id: Uuid) -> Result<Option<Job>> {
+        let mut tx = self.read_for(tenant).await?;
         let found = sqlx::query(concat!(
             "select ",
             job_columns!(),
@@ -41,7 +42,7 @@ impl Jobs for PgStore {
         ))
         .bind(id)
         .bind(tenant)
-        .fetch_optional(self.pool())
+        .fetch_optional(&mut *tx)
         .await?;
         found.map(|row| rows::job(&row, &self.inner.specs)).transpose()
     }
@@ -68,7 +69,7 @@ impl Jobs for PgStore {
             query.push(")) > 0");
         }
         query.push(" order by j.id desc limit ").push_bind(page.limit.max(0));
-        let found = query.build().fetch_all(self.pool()).await?;
+        let found = query.build().fetch_all(&mut *self.read_for(tenant).await?).await?;
         found.iter().map(|row| rows::job(row, &self.inner.specs)).collect()
     }
 
@@ -90,7 +91,7 @@ impl PgStore {
         change: &ChangeJob<'_>,
         said: &mut Option<Changed>,
     ) -> Result<Changed> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_for(tenant).await?;
         if let Some(changed) = said
             && was_written(&mut tx, &changed.job).await?
         {

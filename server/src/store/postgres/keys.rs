@@ -36,7 +36,7 @@ impl Keys for PgStore {
         .bind(key.created_by)
         .bind(key.created_at)
         .bind(key.expires_at)
-        .execute(self.pool())
+        .execute(self.identity())
         .await?;
         Ok(())
     }
@@ -50,7 +50,7 @@ impl Keys for PgStore {
              where hash = any($1) and revoked_at is null and (expires_at is null or expires_at > clock_timestamp())"
         ))
         .bind(wanted)
-        .fetch_all(self.pool())
+        .fetch_all(self.identity())
         .await?;
         let found: Vec<ApiKey> = found.iter().map(key).collect::<Result<_>>()?;
         Ok(found.into_iter().find(|key| hashes.contains(&key.hash)))
@@ -66,7 +66,7 @@ impl Keys for PgStore {
         .bind(tenant(of))
         .bind(page.after)
         .bind(page.limit.max(0))
-        .fetch_all(self.pool())
+        .fetch_all(self.identity())
         .await?;
         found.iter().map(key).collect()
     }
@@ -79,7 +79,7 @@ impl Keys for PgStore {
         ))
         .bind(id)
         .bind(tenant(of))
-        .fetch_optional(self.pool())
+        .fetch_optional(self.identity())
         .await?;
         found.as_ref().map(key).ok_or(StoreError::NotFound)?
     }
@@ -93,7 +93,7 @@ impl Keys for PgStore {
         )
         .bind(ids)
         .bind(ago)
-        .execute(self.pool())
+        .execute(self.identity())
         .await?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use orrery_proto::v1::{ExecutionStatus, TriggerType};
-use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::partitions::floor_id;
@@ -22,18 +22,17 @@ enum Part {
 
 /// Executions from one database, newest first.
 pub(super) async fn listed(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     tenant: Uuid,
     filter: &ExecutionFilter,
     page: &Page,
 ) -> Result<Vec<Execution>> {
-    let mut connection = pool.acquire().await?;
     let limit = usize::try_from(page.limit).unwrap_or(0);
     let list = List { tenant, filter, page };
-    let mut found = list.part(&mut connection, Part::ById).await?;
+    let mut found = list.part(connection, Part::ById).await?;
     // All of these are older than all of those.
     if filter.from.is_some() && found.len() < limit {
-        found.extend(list.part(&mut connection, Part::Delayed).await?);
+        found.extend(list.part(connection, Part::Delayed).await?);
     }
     found.truncate(limit);
     Ok(found)

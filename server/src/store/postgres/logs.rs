@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use async_trait::async_trait;
 use orrery_proto::v1::LogStream;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::apply::lock;
+use super::bound::{Mode, Tx};
 use super::commit::commit;
 use super::reads::history;
 use super::{PgStore, retried, rows};
@@ -36,25 +37,33 @@ impl Logs for PgStore {
     }
 
     async fn logs(&self, tenant: Uuid, execution: Uuid, after: i64, limit: i64) -> Result<Vec<LogLine>> {
-        let found = self.on_replica(async |pool| match is_settled(pool, tenant, execution).await? {
-            true => printed(pool, tenant, execution, after, limit).await.map(Some),
-            false => Ok(None),
-        });
-        match found.await.flatten() {
+        let read = move |mut tx: Tx| async move {
+            match is_settled(&mut tx, tenant, execution).await? {
+                true => printed(&mut tx, tenant, execution, after, limit).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        match self.on_replica(tenant, Mode::Read, read).await.flatten() {
             Some(lines) => Ok(lines),
-            None => printed(self.pool(), tenant, execution, after, limit).await,
+            None => printed(&mut *self.read_for(tenant).await?, tenant, execution, after, limit).await,
         }
     }
 }
 
 /// Whether an execution has been over for so long that all that it printed has come, here too.
-async fn is_settled(pool: &PgPool, tenant: Uuid, execution: Uuid) -> Result<bool> {
+async fn is_settled(connection: &mut PgConnection, tenant: Uuid, execution: Uuid) -> Result<bool> {
     let settled = "select exists (select 1 from job_executions
         where id = $1 and tenant_id = $2 and completed_at < clock_timestamp() - interval '1 minute')";
-    Ok(sqlx::query_scalar(settled).bind(execution).bind(tenant).fetch_one(pool).await?)
+    Ok(sqlx::query_scalar(settled).bind(execution).bind(tenant).fetch_one(connection).await?)
 }
 
-async fn printed(pool: &PgPool, tenant: Uuid, execution: Uuid, after: i64, limit: i64) -> Result<Vec<LogLine>> {
+async fn printed(
+    connection: &mut PgConnection,
+    tenant: Uuid,
+    execution: Uuid,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<LogLine>> {
     let found = sqlx::query(
         "select execution_id, sequence, epoch, attempt, stream, at, text from execution_logs
          where execution_id = $2 and sequence > $3 and (
@@ -66,7 +75,7 @@ async fn printed(pool: &PgPool, tenant: Uuid, execution: Uuid, after: i64, limit
     .bind(execution)
     .bind(after)
     .bind(limit.max(0))
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let line = |row: &sqlx::postgres::PgRow| {
         let stream: i16 = row.try_get("stream")?;
@@ -87,8 +96,9 @@ async fn printed(pool: &PgPool, tenant: Uuid, execution: Uuid, after: i64, limit
 impl PgStore {
     async fn try_append(&self, tenant: Option<Uuid>, lines: &[LogLine], max_bytes: i64) -> Result<()> {
         let mut tx = self.begin().await?;
-        let epochs = epochs(&mut tx, tenant, lines).await?;
-        let mut lines: Vec<&LogLine> = lines.iter().filter(|l| epochs.get(&l.execution_id) == Some(&l.epoch)).collect();
+        let known = known(&mut tx, tenant, lines).await?;
+        let is_newest = |l: &&LogLine| known.get(&l.execution_id).is_some_and(|(epoch, _)| *epoch == l.epoch);
+        let mut lines: Vec<&LogLine> = lines.iter().filter(is_newest).collect();
         if lines.is_empty() {
             return Ok(());
         }
@@ -99,7 +109,8 @@ impl PgStore {
         let stored = stored(&mut tx, &lines).await?;
         lines.retain(|l| !stored.contains(&(l.execution_id, l.sequence)));
         let kept = within(&lines, &mut sizes, max_bytes);
-        insert(&mut tx, &kept).await?;
+        let tenants = known.into_iter().map(|(execution, (_, tenant))| (execution, tenant)).collect();
+        insert(&mut tx, &kept, &tenants).await?;
         save_sizes(&mut tx, &sizes).await?;
         commit(tx).await?;
         Ok(())
@@ -114,7 +125,8 @@ impl PgStore {
         known.extend(history(&mut tx, &ids).await?);
         let now = super::clock(&mut tx).await?;
         let lines = refused.iter().filter_map(|result| known.iter().find_map(|execution| result.line(execution, now)));
-        insert(&mut tx, &lines.collect::<Vec<_>>()).await?;
+        let tenants = known.iter().map(|execution| (execution.id, execution.tenant_id)).collect();
+        insert(&mut tx, &lines.collect::<Vec<_>>(), &tenants).await?;
         commit(tx).await?;
         Ok(())
     }
@@ -149,19 +161,19 @@ fn ids(lines: &[&LogLine]) -> Vec<Uuid> {
     ids
 }
 
-/// The newest epochs of the lines' executions, where they are the tenant's.
-async fn epochs(tx: &mut PgConnection, tenant: Option<Uuid>, lines: &[LogLine]) -> Result<HashMap<Uuid, i64>> {
+/// The newest epochs of the lines' executions, and their tenants, where they are those of the tenant.
+async fn known(tx: &mut PgConnection, tenant: Option<Uuid>, lines: &[LogLine]) -> Result<HashMap<Uuid, (i64, Uuid)>> {
     let found = sqlx::query(
-        "select e.id, e.epoch from live_executions e where e.id = any($1) and ($2::uuid is null or e.tenant_id = $2)
+        "select e.id, e.epoch, e.tenant_id from live_executions e where e.id = any($1) and ($2::uuid is null or e.tenant_id = $2)
          union all
-         select h.id, h.epoch from unnest($1::uuid[]) as u(id) join job_executions h on h.id = u.id
+         select h.id, h.epoch, h.tenant_id from unnest($1::uuid[]) as u(id) join job_executions h on h.id = u.id
          where $2::uuid is null or h.tenant_id = $2",
     )
     .bind(ids(&lines.iter().collect::<Vec<_>>()))
     .bind(tenant)
     .fetch_all(tx)
     .await?;
-    found.iter().map(|row| Ok((row.try_get("id")?, row.try_get("epoch")?))).collect()
+    found.iter().map(|row| Ok((row.try_get("id")?, (row.try_get("epoch")?, row.try_get("tenant_id")?)))).collect()
 }
 
 async fn lock_sizes(tx: &mut PgConnection, lines: &[&LogLine]) -> Result<BTreeMap<Uuid, Size>> {
@@ -196,14 +208,15 @@ async fn stored(tx: &mut PgConnection, lines: &[&LogLine]) -> Result<HashSet<(Uu
     found.iter().map(|row| Ok((row.try_get("execution_id")?, row.try_get("sequence")?))).collect()
 }
 
-async fn insert(tx: &mut PgConnection, lines: &[LogLine]) -> Result<()> {
+async fn insert(tx: &mut PgConnection, lines: &[LogLine], tenants: &HashMap<Uuid, Uuid>) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
     let stream = |l: &LogLine| i16::try_from(l.stream as i32).unwrap_or_default();
     sqlx::query(
-        "insert into execution_logs (execution_id, sequence, epoch, attempt, stream, at, text)
-         select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::smallint[], $6::timestamptz[], $7::text[])
+        "insert into execution_logs (execution_id, sequence, epoch, attempt, stream, at, text, tenant_id)
+         select * from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[], $5::smallint[], $6::timestamptz[], $7::text[],
+            $8::uuid[])
          on conflict do nothing",
     )
     .bind(lines.iter().map(|l| l.execution_id).collect::<Vec<_>>())
@@ -213,6 +226,7 @@ async fn insert(tx: &mut PgConnection, lines: &[LogLine]) -> Result<()> {
     .bind(lines.iter().map(stream).collect::<Vec<_>>())
     .bind(lines.iter().map(|l| l.at).collect::<Vec<_>>())
     .bind(lines.iter().map(|l| l.text.as_str()).collect::<Vec<_>>())
+    .bind(lines.iter().map(|l| tenants.get(&l.execution_id).copied()).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())

@@ -8,6 +8,7 @@ mod apply;
 mod arm;
 mod asked;
 mod at_once;
+mod bound;
 mod claim;
 mod commit;
 mod counts;
@@ -20,6 +21,7 @@ mod hints;
 mod hot;
 mod idempotency;
 mod insert;
+mod isolation;
 mod jobs;
 mod keys;
 mod lanes;
@@ -39,6 +41,7 @@ mod sessions;
 mod sharing;
 mod specs;
 mod stats;
+mod tables;
 mod tallies;
 mod trigger;
 mod upkeep;
@@ -53,15 +56,17 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::asked::AskedJobs;
+use self::bound::Tx;
 use self::commit::Tries;
 use self::hints::Hints;
 use self::hot::Hot;
+use self::isolation::{API, AUDIT, ENGINE, IDENTITY};
 use self::lanes::Lanes;
 use self::reach::{Bounds, Evict};
 use self::replica::Replica;
@@ -73,11 +78,15 @@ use crate::clock::DatabaseClock;
 /// Connections for triggers at most; there is one where none of them has to wait.
 const HOT: u32 = 4;
 
+/// Connections at most for who callers are, and for records.
+const FEW: u32 = 4;
+
 /// How to reach the database.
 #[derive(Clone, Debug)]
 pub struct PgOptions {
     /// `postgres://user:password@host:port/database?...`
     pub url: String,
+    /// Connections for calls and for the coordinator's own work, half of them for each; a few more are for heartbeats, triggers and hints.
     pub max_connections: u32,
     /// A replica for what people look at, if there is one.
     pub read_url: Option<String>,
@@ -109,7 +118,14 @@ pub struct PgStore {
 }
 
 struct Inner {
+    /// For the coordinator's own batches; see [`isolation`].
     pool: PgPool,
+    /// For what callers ask, in transactions that are each bound to a tenant; see [`bound`].
+    callers: PgPool,
+    /// For logins, keys and tenants.
+    identity: PgPool,
+    /// For the sealing of records.
+    audit: PgPool,
     /// For renewals of sessions alone, so that they wait behind no other work.
     beats: PgPool,
     /// For triggers, see [`at_once`].
@@ -185,31 +201,40 @@ impl PgStore {
         let connect = connect.application_name(&options.application_name);
         let evict = Evict::default();
         let path = options.schema.as_deref();
+        let of_callers = (options.max_connections / 2).max(1);
         let bounds = Bounds {
-            connections: options.max_connections,
+            connections: options.max_connections.saturating_sub(of_callers).max(1),
             acquire: options.acquire_timeout,
             statement: Duration::from_secs(15),
             lock: Duration::from_secs(5),
         };
-        let pool = reach::pool(connect.clone(), path, &bounds, &evict);
+        let pool = reach::pool(connect.clone(), path, ENGINE, &bounds, &evict);
+        let callers = Bounds { connections: of_callers, ..bounds };
+        let callers = reach::pool(connect.clone(), path, API, &callers, &evict);
+        let few = Bounds { connections: FEW, ..bounds };
+        let identity = reach::pool(connect.clone(), path, IDENTITY, &few, &evict);
+        let audit = reach::pool(connect.clone(), path, AUDIT, &few, &evict);
         let beats = Bounds {
             connections: 2,
             acquire: Duration::from_secs(2),
             statement: Duration::from_secs(2),
             lock: Duration::from_secs(1),
         };
-        let beats = reach::pool(connect.clone(), path, &beats, &evict);
+        let beats = reach::pool(connect.clone(), path, ENGINE, &beats, &evict);
         let hot = Hot::new(
             reach::pool(
                 connect.clone(),
                 path,
+                ENGINE,
                 &Bounds { connections: HOT, acquire: Duration::from_secs(1), ..bounds },
                 &evict,
             ),
             evict.clone(),
         );
-        let schema: String = sqlx::query_scalar("select coalesce(current_schema(), '')").fetch_one(&pool).await?;
-        let scope = scope_of(options.schema.as_deref().unwrap_or(&schema));
+        let scope = match path {
+            Some(schema) => scope_of(schema),
+            None => scope_of(&current_schema(&connect, options.acquire_timeout).await?),
+        };
         let hints = Hints::start(pool.clone(), connect.clone(), scope);
         let (specs, lanes) = (Specs::default(), Lanes::default());
         let start = |url: &String| {
@@ -221,6 +246,9 @@ impl PgStore {
         let schema = options.schema;
         let inner = Inner {
             pool,
+            callers,
+            identity,
+            audit,
             beats,
             hot,
             asked: AskedJobs::default(),
@@ -240,24 +268,41 @@ impl PgStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Brings the tables to this version, and makes the partitions of this month and the next.
+    /// Brings the tables to this version, keeps tenants apart in them, and makes the partitions of this month and the next.
     ///
     /// # Errors
-    /// [`StoreError::Migration`], where the database is of a newer version too.
+    /// [`StoreError::Migration`], where the database is of a newer version too; [`StoreError::Unusable`] with what an administrator has to do,
+    /// where this user may not make the roles that the connections take.
     pub async fn migrate(&self) -> Result<()> {
         // A connection without the limits of the others, for a migration may take its time.
         let pool = PgPoolOptions::new().max_connections(1).connect_with(self.inner.connect.clone()).await?;
         if let Some(schema) = &self.inner.schema {
             create_schema(&pool, schema, self.inner.scope).await?;
         }
+        isolation::make(&mut *pool.acquire().await?).await?;
         sqlx::migrate!("../migrations/postgres").run(&pool).await?;
+        self.isolate(&pool).await?;
         pool.close().await;
         self.make_partitions(1).await?;
         Ok(())
     }
 
+    /// Isolates the tables, if nobody else has; coordinators that start together do it one after the other.
+    async fn isolate(&self, pool: &PgPool) -> Result<()> {
+        let mut connection = pool.acquire().await?;
+        let lock = self.inner.scope.wrapping_add(4);
+        sqlx::query("select pg_advisory_lock($1)").bind(lock).execute(&mut *connection).await?;
+        // The lock goes with the connection, which is closed if this fails.
+        isolation::isolate(&mut connection).await?;
+        sqlx::query("select pg_advisory_unlock($1)").bind(lock).execute(&mut *connection).await?;
+        Ok(())
+    }
+
     /// Closes the connections; calls that follow fail.
     pub async fn close(&self) {
+        self.inner.callers.close().await;
+        self.inner.identity.close().await;
+        self.inner.audit.close().await;
         self.inner.beats.close().await;
         self.inner.hot.close().await;
         if let Some(replica) = &self.inner.replica {
@@ -273,9 +318,22 @@ impl PgStore {
         }
     }
 
-    /// Begins a transaction.
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+    /// Begins a transaction of the coordinator's own, which sees the tables of the queue, of all tenants; for callers there is
+    /// [`PgStore::begin_for`].
+    async fn begin(&self) -> Result<Tx> {
         begin_with(self.pool(), "begin").await
+    }
+
+    /// Begins a transaction that sees who callers are, of all tenants: users, keys, roles and tenants.
+    #[allow(dead_code)] // As long as all that is written of them is one statement each.
+    async fn begin_identity(&self) -> Result<Tx> {
+        begin_with(self.identity(), "begin").await
+    }
+
+    /// Begins a transaction that sees the records of all tenants.
+    #[allow(dead_code)] // The tables are not there yet.
+    async fn begin_audit(&self) -> Result<Tx> {
+        begin_with(self.audit(), "begin").await
     }
 
     /// The database's clock, which is remembered.
@@ -287,6 +345,17 @@ impl PgStore {
         Ok(now)
     }
 
+    /// For single statements about who callers are.
+    fn identity(&self) -> &PgPool {
+        &self.inner.identity
+    }
+
+    /// For single statements about records.
+    fn audit(&self) -> &PgPool {
+        &self.inner.audit
+    }
+
+    /// For single statements of the coordinator's own.
     fn pool(&self) -> &PgPool {
         &self.inner.pool
     }
@@ -295,15 +364,26 @@ impl PgStore {
 /// Begins a transaction of a kind. On a task of its own, that a caller who goes away cannot stop: sqlx knows of the transaction only once BEGIN
 /// is answered, and would give the connection to the next caller in the middle of it, whose writes would then be answered and never
 /// committed.
-async fn begin_with(pool: &PgPool, begin: &'static str) -> Result<Transaction<'static, Postgres>> {
+async fn begin_with(pool: &PgPool, begin: &'static str) -> Result<Tx> {
     let pool = pool.clone();
     let begun = tokio::spawn(async move { pool.begin_with(begin).await }).await;
     Ok(begun.unwrap_or(Err(sqlx::Error::PoolClosed))?)
 }
 
-/// A transaction that sees one moment only, and writes nothing.
-async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>> {
+/// A transaction of the coordinator's own that sees one moment only, and writes nothing.
+async fn snapshot(pool: &PgPool) -> Result<Tx> {
     begin_with(pool, "begin isolation level repeatable read, read only").await
+}
+
+/// The schema that connections work in where none is named.
+async fn current_schema(connect: &PgConnectOptions, patience: Duration) -> Result<String> {
+    let ask = async {
+        let mut connection = connect.connect().await?;
+        let schema = sqlx::query_scalar("select coalesce(current_schema(), '')").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        sqlx::Result::Ok(schema)
+    };
+    Ok(tokio::time::timeout(patience, ask).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))?)
 }
 
 /// Makes a schema and makes it the one of the pool's only connection.

@@ -5,9 +5,11 @@ use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::PgStore;
+use super::bound::Tx;
+use super::isolation::{ENGINE, NONE};
+use super::{PgStore, tables};
 use crate::execution::month_bounds;
-use crate::store::Result;
+use crate::store::{Result, StoreError};
 
 /// Partitioned tables with the column that they are partitioned by.
 pub(super) const EXECUTIONS: [(&str, &str); 1] = [("job_executions", "id")];
@@ -33,6 +35,13 @@ fn end_of(table: &str, partition: &str) -> Option<DateTime<Utc>> {
 }
 
 impl PgStore {
+    /// Tables are made and dropped by their owner, who is the user that has logged in.
+    async fn begin_as_owner(&self) -> Result<Tx> {
+        let mut tx = self.begin().await?;
+        sqlx::query("select set_config('role', $1, true)").bind(NONE).execute(&mut *tx).await?;
+        Ok(tx)
+    }
+
     /// Makes the partitions of this month and `ahead` further ones; answers with the new ones.
     pub(super) async fn make_partitions(&self, ahead: u32) -> Result<Vec<String>> {
         let now: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()").fetch_one(self.pool()).await?;
@@ -50,7 +59,7 @@ impl PgStore {
 
     async fn make_partition(&self, table: &str, column: &str, month: DateTime<Utc>) -> Result<Option<String>> {
         let name = name_of(table, month);
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_as_owner().await?;
         // Coordinators that start together make it once.
         let alone = "select set_config('lock_timeout', '14s', true), set_config('statement_timeout', '60s', true),
             pg_advisory_xact_lock($1), set_config('lock_timeout', '5s', true)";
@@ -63,19 +72,23 @@ impl PgStore {
         let (from, to) = month_bounds(month);
         let range = format!("{column} >= '{from}' and {column} < '{to}'");
         let columns = columns(&mut tx, table).await?;
+        let listed = tables::listed(table).ok_or_else(|| StoreError::Unusable(format!("{table} is in no list")))?;
         // Made apart and then attached: to attach takes a weaker lock of the table than to make it in place. What of this month has
-        // come into the default partition moves.
+        // come into the default partition moves, by the role that sees the rows; the owner sees none.
         let statements = [
             format!("create table {name} (like {table} including defaults including generated including constraints)"),
+            listed.isolate(&name, true, &[]),
             format!("lock table {table}_default in access exclusive mode"),
+            format!("set local role {ENGINE}"),
             format!(
                 "with moved as (delete from {table}_default where {range} returning {columns})
                  insert into {name} ({columns}) select {columns} from moved"
             ),
+            "set local role none".to_owned(),
             format!("alter table {table} attach partition {name} for values from ('{from}') to ('{to}')"),
         ];
         for statement in statements {
-            sqlx::query(AssertSqlSafe(statement)).persistent(false).execute(&mut *tx).await?;
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *tx).await?;
         }
         tx.commit().await?;
         Ok(Some(name))
@@ -95,7 +108,7 @@ impl PgStore {
             if end_of(table, &name).is_none_or(|end| end > before) {
                 continue;
             }
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_as_owner().await?;
             // Readers are not to queue for long behind this.
             sqlx::query("select set_config('lock_timeout', '2s', true)").execute(&mut *tx).await?;
             let drop = format!("drop table if exists {name}");

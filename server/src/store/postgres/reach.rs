@@ -8,6 +8,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 
+use super::bound::is_clean;
+use super::isolation::API;
 use crate::store::StoreError;
 
 /// What monotonic instants are counted from.
@@ -15,6 +17,9 @@ static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How long a connection may take to answer when nothing is asked of it.
 const A_PING: Duration = Duration::from_secs(2);
+
+/// How long after its last use a connection of callers is taken to be well: their BEGIN is repeated where it was not.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// What the connections of a pool may cost.
 pub(super) struct Bounds {
@@ -59,9 +64,17 @@ fn millis(at: Instant) -> u64 {
     u64::try_from(at.saturating_duration_since(*BEGINNING).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-/// A pool of connections to the primary, none made yet. A standby is no place to write: until it is promoted, its connections are refused.
-pub(super) fn pool(connect: PgConnectOptions, path: Option<&str>, bounds: &Bounds, evict: &Evict) -> PgPool {
+/// A pool of connections to the primary, none made yet, all of which take a role. A standby is no place to write: until it is promoted, its
+/// connections are refused.
+pub(super) fn pool(
+    connect: PgConnectOptions,
+    path: Option<&str>,
+    role: &'static str,
+    bounds: &Bounds,
+    evict: &Evict,
+) -> PgPool {
     LazyLock::force(&BEGINNING);
+    let is_of_callers = role == API;
     let (path, evict, released) = (path.map(ToOwned::to_owned), evict.clone(), evict.clone());
     let (statement, lock) = (bounds.statement, bounds.lock);
     PgPoolOptions::new()
@@ -70,7 +83,7 @@ pub(super) fn pool(connect: PgConnectOptions, path: Option<&str>, bounds: &Bound
         .after_connect(move |connection, _| {
             let path = path.clone();
             Box::pin(async move {
-                if settle(connection, path.as_deref(), statement, lock).await? {
+                if settle(connection, path.as_deref(), role, statement, lock).await? {
                     return Err(sqlx::Error::Protocol("this server is a standby".into()));
                 }
                 Ok(())
@@ -81,23 +94,35 @@ pub(super) fn pool(connect: PgConnectOptions, path: Option<&str>, bounds: &Bound
         .before_acquire(move |connection, meta| {
             let evict = evict.clone();
             Box::pin(async move {
-                match evict.allows(Instant::now(), meta.age) {
-                    true => answers(connection, &evict).await,
-                    false => Ok(false),
+                if !evict.allows(Instant::now(), meta.age) {
+                    return Ok(false);
                 }
+                if is_of_callers && meta.idle_for < FRESH {
+                    return Ok(true);
+                }
+                answers(connection, &evict).await
             })
         })
         .after_release(move |connection, _| {
             let evict = released.clone();
-            Box::pin(async move { answers(connection, &evict).await })
+            Box::pin(async move {
+                match is_of_callers {
+                    true => in_time(is_clean(connection), &evict).await,
+                    false => answers(connection, &evict).await,
+                }
+            })
         })
         .connect_lazy_with(connect)
 }
 
 /// Whether a connection answers, in time. Where it does not, the others of its time are no better.
 pub(super) async fn answers(connection: &mut PgConnection, evict: &Evict) -> sqlx::Result<bool> {
-    match tokio::time::timeout(A_PING, connection.ping()).await {
-        Ok(answer) => answer.map(|()| true),
+    in_time(async { connection.ping().await.map(|()| true) }, evict).await
+}
+
+async fn in_time(answer: impl Future<Output = sqlx::Result<bool>>, evict: &Evict) -> sqlx::Result<bool> {
+    match tokio::time::timeout(A_PING, answer).await {
+        Ok(answer) => answer,
         Err(_) => {
             tracing::warn!("a connection to the database is dead; all are made anew");
             evict.all();
@@ -107,10 +132,11 @@ pub(super) async fn answers(connection: &mut PgConnection, evict: &Evict) -> sql
 }
 
 /// Settings of every connection: nothing may hold a lock, or wait for one, for long; and what is hot is in memory, where an index is no
-/// dearer than a table. Answers with whether the server is a standby.
+/// dearer than a table. Takes a role. Answers with whether the server is a standby.
 pub(super) async fn settle(
     connection: &mut PgConnection,
     path: Option<&str>,
+    role: &str,
     statement: Duration,
     lock: Duration,
 ) -> sqlx::Result<bool> {
@@ -118,9 +144,10 @@ pub(super) async fn settle(
         set_config('idle_in_transaction_session_timeout', $2, false), set_config('jit', 'off', false),
         set_config('timezone', 'UTC', false),
         set_config('random_page_cost', '1.1', false),
-        set_config('search_path', coalesce($1, current_setting('search_path')), false)";
+        set_config('search_path', coalesce($1, current_setting('search_path')), false),
+        set_config('role', $4, false)";
     let ms = |time: Duration| format!("{}ms", time.as_millis());
-    sqlx::query(settings).bind(path).bind(ms(statement)).bind(ms(lock)).execute(&mut *connection).await?;
+    sqlx::query(settings).bind(path).bind(ms(statement)).bind(ms(lock)).bind(role).execute(&mut *connection).await?;
     sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(connection).await
 }
 

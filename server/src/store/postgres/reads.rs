@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::bound::{Mode, Tx};
 use super::lists::listed;
 use super::rows::{armed, done_columns, live_columns};
 use super::stats::read_stats;
@@ -19,34 +20,37 @@ impl Reads for PgStore {
     async fn execution(&self, tenant: Uuid, id: Uuid) -> Result<Option<Execution>> {
         let of_tenant = |found: Vec<Execution>| found.into_iter().find(|e| e.tenant_id == tenant);
         // What is over changes no more, so that an old view of it is as good as a new one.
-        let over = self.on_replica(async |pool| history(&mut *pool.acquire().await?, &[id]).await).await;
+        let over =
+            self.on_replica(tenant, Mode::Read, move |mut tx: Tx| async move { history(&mut tx, &[id]).await }).await;
         if let Some(over) = over.and_then(of_tenant) {
             return Ok(Some(over));
         }
-        let mut connection = self.pool().acquire().await?;
-        Ok(of_tenant(by_ids(&mut connection, &[id]).await?))
+        Ok(of_tenant(by_ids(&mut *self.read_for(tenant).await?, &[id]).await?))
     }
 
     async fn executions(&self, tenant: Uuid, filter: &ExecutionFilter, page: &Page) -> Result<Vec<Execution>> {
-        let found = self.on_replica(async |pool| listed(pool, tenant, filter, page).await).await;
+        let read = move |mut tx: Tx| async move { listed(&mut tx, tenant, filter, page).await };
+        let found = self.on_replica(tenant, Mode::Read, read).await;
         match found.filter(|found| !found.is_empty()) {
             Some(found) => Ok(found),
-            None => listed(self.pool(), tenant, filter, page).await,
+            None => listed(&mut *self.read_for(tenant).await?, tenant, filter, page).await,
         }
     }
 
     async fn stats(&self, tenant: Uuid, job: Option<Uuid>, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Stats> {
-        match self.on_replica(async |pool| read_stats(pool, tenant, job, from, to).await).await {
+        let read = move |mut tx: Tx| async move { read_stats(&mut tx, tenant, job, from, to).await };
+        match self.on_replica(tenant, Mode::Snapshot, read).await {
             Some(stats) => Ok(stats),
-            None => read_stats(self.pool(), tenant, job, from, to).await,
+            None => read_stats(&mut *self.snapshot_for(tenant).await?, tenant, job, from, to).await,
         }
     }
 
     async fn omissions(&self, tenant: Uuid, job: Uuid, page: &Page) -> Result<Vec<OmissionRow>> {
-        let found = self.on_replica(async |pool| omitted(pool, tenant, job, page).await).await;
+        let read = move |mut tx: Tx| async move { omitted(&mut tx, tenant, job, page).await };
+        let found = self.on_replica(tenant, Mode::Read, read).await;
         match found.filter(|found| !found.is_empty()) {
             Some(found) => Ok(found),
-            None => omitted(self.pool(), tenant, job, page).await,
+            None => omitted(&mut *self.read_for(tenant).await?, tenant, job, page).await,
         }
     }
 
@@ -66,7 +70,7 @@ impl Reads for PgStore {
         ))
         .bind(tenant)
         .bind(job)
-        .fetch_one(self.pool())
+        .fetch_one(&mut *self.read_for(tenant).await?)
         .await?;
         Ok(JobLoad { active: row.try_get("active")?, leased: row.try_get("leased")? })
     }
@@ -97,7 +101,7 @@ impl Reads for PgStore {
     }
 }
 
-async fn omitted(pool: &PgPool, tenant: Uuid, job: Uuid, page: &Page) -> Result<Vec<OmissionRow>> {
+async fn omitted(connection: &mut PgConnection, tenant: Uuid, job: Uuid, page: &Page) -> Result<Vec<OmissionRow>> {
     let found = sqlx::query(
         "select id, job_id, reason, from_at, to_at, count, detail, created_at from fire_omissions
          where tenant_id = $1 and job_id = $2 and ($3::uuid is null or id < $3) order by id desc limit $4",
@@ -106,7 +110,7 @@ async fn omitted(pool: &PgPool, tenant: Uuid, job: Uuid, page: &Page) -> Result<
     .bind(job)
     .bind(page.after)
     .bind(page.limit.max(0))
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     let omission = |row: &sqlx::postgres::PgRow| {
         Ok(OmissionRow {

@@ -11,8 +11,11 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::PgStore;
+use super::bound::{self, Mode, Tx};
+use super::isolation::API;
 use super::reach::settle;
 use crate::store::{Result, StoreError};
 
@@ -44,7 +47,7 @@ impl Replica {
             .after_connect(move |connection, _| {
                 let path = path.clone();
                 Box::pin(async move {
-                    settle(connection, path.as_deref(), Duration::from_secs(15), Duration::from_secs(5)).await?;
+                    settle(connection, path.as_deref(), API, Duration::from_secs(15), Duration::from_secs(5)).await?;
                     Ok(())
                 })
             })
@@ -61,13 +64,21 @@ impl Replica {
 }
 
 impl PgStore {
-    /// What the replica says; `None` where there is none, or it is away or too far behind: the primary is to be asked.
-    pub(super) async fn on_replica<T>(&self, read: impl AsyncFnOnce(&PgPool) -> Result<T>) -> Option<T> {
+    /// What the replica says in a transaction bound to a tenant; `None` where there is none, or it is away or too far behind: the primary
+    /// is to be asked.
+    pub(super) async fn on_replica<T, F>(&self, tenant: Uuid, mode: Mode, read: impl FnOnce(Tx) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let replica = self.inner.replica.as_ref()?;
         if !replica.is_near.load(Ordering::Acquire) {
             return None;
         }
-        match read(&replica.pool).await {
+        let asked = async {
+            let tx = bound::begin(&replica.pool, mode, tenant).await?;
+            read(tx).await
+        };
+        match asked.await {
             Ok(found) => Some(found),
             Err(error) => {
                 // Away, or a read that was ended because it stood in the way of replaying.

@@ -118,14 +118,16 @@ impl Sessions for PgStore {
     }
 
     async fn drain_session(&self, tenant: Option<Uuid>, id: Uuid) -> Result<bool> {
+        let mut tx = self.begin_all(tenant).await?;
         let done = sqlx::query(
             "update agent_sessions set draining = true
              where id = $1 and ($2::uuid is null or tenant_id = $2) and expires_at > clock_timestamp()",
         )
         .bind(id)
         .bind(tenant)
-        .execute(self.pool())
+        .execute(&mut *tx)
         .await?;
+        commit(tx).await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -149,7 +151,7 @@ impl Sessions for PgStore {
         .bind(tenant)
         .bind(page.after)
         .bind(page.limit.max(0))
-        .fetch_all(self.pool())
+        .fetch_all(&mut *self.read_for(tenant).await?)
         .await?;
         found.iter().map(|row| session_of(row, row.try_get("running")?)).collect()
     }

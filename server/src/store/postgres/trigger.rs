@@ -42,7 +42,7 @@ impl PgStore {
         decide: &DecideTrigger<'_>,
         ids: &mut Option<Vec<Uuid>>,
     ) -> Result<Vec<Execution>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_all(triggers.iter().map(|trigger| trigger.tenant)).await?;
         match self.trigger_in(&mut tx, triggers, decide, ids).await {
             Ok(made) => commit(tx).await.map(|()| made),
             Err(refused) => {
