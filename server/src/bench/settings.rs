@@ -13,7 +13,7 @@ pub enum Engine {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub scenarios: Vec<Scenario>,
-    /// A PostgreSQL whose user may create databases; one of the bench's own where absent.
+    /// A PostgreSQL whose user may create databases and roles; one of the bench's own where absent.
     pub database_url: Option<String>,
     /// Engines that `throughput` runs on.
     pub engines: Vec<Engine>,

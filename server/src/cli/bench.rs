@@ -39,7 +39,7 @@ struct BenchArgs {
     /// Small sizes, one run each: all of it in minutes.
     #[arg(long)]
     quick: bool,
-    /// postgres://USER:PASSWORD@HOST:PORT/DATABASE of a user who may create databases; a private one is started where absent.
+    /// postgres://USER:PASSWORD@HOST:PORT/DATABASE of a user who may create databases and roles; a private one is started where absent.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// Engines that throughput is measured on; both where absent.

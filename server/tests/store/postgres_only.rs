@@ -9,7 +9,7 @@ use orrery_server::store::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::engines::{connect, database_url, schema};
+use crate::engines::{OWNER, connect, database_url, schema};
 use crate::support::*;
 
 async fn raw(schema: &str) -> PgConnection {
@@ -294,6 +294,7 @@ async fn a_month_begins_while_coordinators_come() {
             format!("insert into {table}_default ({0}) select {0} from {month}", columns(&mut raw, table).await),
             format!("drop table {month}"),
             format!("create table {old} partition of {table} for values from ('{from}') to ('{to}')"),
+            format!("alter table {old} owner to {OWNER}"),
         ] {
             sqlx::query(AssertSqlSafe(statement)).execute(&mut raw).await.unwrap();
         }

@@ -6,6 +6,23 @@ use uuid::Uuid;
 /// The variable that names the PostgreSQL of the tests.
 const VARIABLE: &str = "ORRERY_TEST_DATABASE_URL";
 
+/// The user that servers log in as, whose password is its name.
+const OWNER: &str = "orrery_tests";
+
+/// Makes that user, once; the tests of the store do the same. Where somebody else has made the roles that servers take, only an
+/// administrator can let another user take them (from PostgreSQL 16 on).
+const MAKE_OWNER: &str = "begin; select pg_advisory_xact_lock(7253);
+    do $$ declare r text; begin
+        if not exists (select 1 from pg_roles where rolname = 'OWNER') then
+            create role OWNER login noinherit createrole password 'OWNER';
+        end if;
+        for r in select quote_ident(rolname) from pg_roles
+            where rolname in ('orrery_api', 'orrery_engine', 'orrery_identity', 'orrery_audit')
+                and not pg_has_role('OWNER', oid, 'MEMBER')
+                    and current_setting('server_version_num')::integer >= 160000
+        loop execute format('grant %s to OWNER', r); end loop;
+    end $$; commit";
+
 /// What keeps the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
@@ -38,8 +55,12 @@ impl Database {
         });
         let name = format!("orrery_{}", Uuid::new_v4().simple());
         let (base, _) = server.rsplit_once('/').expect("postgres://USER@HOST:PORT/DATABASE");
-        let url = format!("{base}/{name}");
-        execute(&server, format!("create database {name}")).await;
+        let (scheme, rest) = base.split_once("://").expect("postgres://USER@HOST:PORT/DATABASE");
+        let place = rest.split_once('@').map_or(rest, |(_, place)| place);
+        // Its owner is no superuser, and so passes by no policy.
+        execute(&server, MAKE_OWNER.replace("OWNER", OWNER)).await;
+        let url = format!("{scheme}://{OWNER}:{OWNER}@{place}/{name}");
+        execute(&server, format!("create database {name} owner {OWNER}")).await;
         Self { url, made: Some((server, name)) }
     }
 }

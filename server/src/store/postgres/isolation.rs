@@ -183,11 +183,23 @@ pub(super) async fn isolate(connection: &mut PgConnection) -> Result<()> {
         };
         if !relation.is_isolated(table) {
             let mut tx = connection.begin().await?;
-            run(&mut tx, table.isolate(&relation.name, relation.is_partition, &relation.policies)).await?;
+            let isolated = run(&mut tx, table.isolate(&relation.name, relation.is_partition, &relation.policies)).await;
+            isolated.map_err(|error| not_owned(error, &relation.name))?;
             tx.commit().await?;
         }
     }
     Ok(())
+}
+
+/// What to do where a table is somebody else's: one that an administrator has made, such as a partition.
+fn not_owned(error: StoreError, table: &str) -> StoreError {
+    match error {
+        StoreError::Database(error) if code(&error).as_deref() == Some("42501") => StoreError::Unusable(format!(
+            "the table {table} is not the database user's, who therefore cannot keep tenants apart in it; as its owner or a \
+             superuser run: alter table {table} owner to the user of DATABASE_URL"
+        )),
+        other => other,
+    }
 }
 
 async fn relations(connection: &mut PgConnection) -> Result<Vec<Relation>> {
