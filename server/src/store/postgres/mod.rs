@@ -290,7 +290,7 @@ impl PgStore {
     /// Isolates the tables, if nobody else has; coordinators that start together do it one after the other.
     async fn isolate(&self, pool: &PgPool) -> Result<()> {
         let mut connection = pool.acquire().await?;
-        let lock = self.inner.scope.wrapping_add(4);
+        let lock = self.inner.scope.wrapping_add(9);
         sqlx::query("select pg_advisory_lock($1)").bind(lock).execute(&mut *connection).await?;
         // The lock goes with the connection, which is closed if this fails.
         isolation::isolate(&mut connection).await?;

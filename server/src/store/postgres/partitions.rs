@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::bound::Tx;
-use super::isolation::{ENGINE, NONE};
+use super::isolation::NONE;
 use super::{PgStore, tables};
 use crate::execution::month_bounds;
 use crate::store::{Result, StoreError};
@@ -79,7 +79,7 @@ impl PgStore {
             format!("create table {name} (like {table} including defaults including generated including constraints)"),
             listed.isolate(&name, true, &[]),
             format!("lock table {table}_default in access exclusive mode"),
-            format!("set local role {ENGINE}"),
+            format!("set local role {}", listed.mover()),
             format!(
                 "with moved as (delete from {table}_default where {range} returning {columns})
                  insert into {name} ({columns}) select {columns} from moved"

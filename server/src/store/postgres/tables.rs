@@ -53,9 +53,9 @@ const fn private(name: &'static str) -> Table {
     Table { engine: NOTHING, ..queue(name) }
 }
 
-/// What was done: whoever does something writes it down, its tenant reads it, and it is sealed by a role of its own.
-const fn record(name: &'static str) -> Table {
-    let write = "insert";
+/// What was done: whoever does something writes it down with it, its tenant reads it, and it is sealed by a role of its own. `write` is all that
+/// those may who only write.
+const fn record(name: &'static str, write: &'static str) -> Table {
     Table { api: "select insert", engine: write, identity: write, audit: "select insert delete", ..queue(name) }
 }
 
@@ -75,7 +75,7 @@ const TABLES: &[Table] = &[
     queue("dead_letters"),
     queue("idempotency_keys"),
     queue("queue_limits"),
-    queue("tenant_limits"),
+    Table { identity: ALL, ..queue("tenant_limits") },
     queue("tenant_hours"),
     queue("execution_tallies"),
     queue("execution_tally_changes"),
@@ -83,7 +83,7 @@ const TABLES: &[Table] = &[
     engine("execution_log_sizes"),
     // Agents of all tenants are everybody's to see, and the deployment's to change.
     Table { rows: Rows::TenantOrShared, api: "select update", ..queue("agent_sessions") },
-    Table { rows: Rows::TenantOrShared, engine: "select", ..identity("agents") },
+    Table { rows: Rows::TenantOrShared, engine: "select update", ..identity("agents") },
     Table { rows: Rows::TenantOrShared, ..identity("agent_join_tokens") },
     engine("coordinators"),
     engine("scheduler_locks"),
@@ -96,13 +96,13 @@ const TABLES: &[Table] = &[
     identity("refresh_tokens"),
     identity("roles"),
     identity("role_bindings"),
-    // What keys there are; no key is in it.
-    engine("secret_keys"),
+    // What keys there are, for all; no key is in it.
+    Table { api: "select insert", ..engine("secret_keys") },
     private("secrets"),
     // Whose secrets are to be encrypted anew, and nothing of them.
     Table { engine: "select(key_id,tenant_id)", ..private("secret_versions") },
-    record("audit_entries"),
-    record("audit_unsealed"),
+    record("audit_entries", "insert select(id,tenant_id)"),
+    record("audit_unsealed", "insert"),
     seal("audit_seals"),
     seal("audit_heads"),
     seal("audit_copies"),
@@ -127,6 +127,12 @@ impl Table {
     fn rights(&self, is_partition: bool) -> [(&'static str, &'static str); 4] {
         let api = if is_partition { NOTHING } else { self.api };
         [(API, api), (ENGINE, self.engine), (IDENTITY, self.identity), (AUDIT, self.audit)]
+    }
+
+    /// The role that may move rows from one partition to another.
+    pub(super) fn mover(&self) -> &'static str {
+        let movers = [(ENGINE, self.engine), (IDENTITY, self.identity)];
+        movers.into_iter().find(|(_, may)| may.contains("delete")).map_or(AUDIT, |(role, _)| role)
     }
 
     /// Pairs of a role and what it may do, as the catalogue has them.
