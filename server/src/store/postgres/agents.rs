@@ -39,7 +39,7 @@ impl Agents for PgStore {
         .bind(serde_json::to_string(&scope.labels).unwrap_or_default())
         .bind(scope.created_by)
         .bind(micros(ttl))
-        .fetch_one(self.pool())
+        .fetch_one(self.identity())
         .await?;
         join_token(&row)
     }
@@ -50,7 +50,7 @@ impl Agents for PgStore {
              where hash = $1 and used_at is null and expires_at > clock_timestamp()",
         )
         .bind(&hash[..])
-        .fetch_optional(self.pool())
+        .fetch_optional(self.identity())
         .await?;
         found.as_ref().map(join_token).transpose()
     }
@@ -72,7 +72,7 @@ impl Agents for PgStore {
         .bind(id)
         .bind(&certificate.serial)
         .bind(certificate.expires_at)
-        .fetch_optional(self.pool())
+        .fetch_optional(self.identity())
         .await?;
         found.as_ref().map(agent).transpose()
     }
@@ -80,7 +80,7 @@ impl Agents for PgStore {
     async fn enrolled_agent(&self, id: Uuid) -> Result<Option<EnrolledAgent>> {
         let found = sqlx::query(concat!("select ", agent_columns!(), " from agents where id = $1"))
             .bind(id)
-            .fetch_optional(self.pool())
+            .fetch_optional(self.identity())
             .await?;
         found.as_ref().map(agent).transpose()
     }
@@ -94,7 +94,7 @@ impl Agents for PgStore {
         .bind(tenant)
         .bind(page.after)
         .bind(page.limit.max(0))
-        .fetch_all(self.pool())
+        .fetch_all(self.identity())
         .await?;
         found.iter().map(agent).collect()
     }
@@ -108,11 +108,12 @@ impl Agents for PgStore {
         .bind(id)
         .bind(&certificate.serial)
         .bind(certificate.expires_at)
-        .fetch_optional(self.pool())
+        .fetch_optional(self.identity())
         .await?;
         found.as_ref().map(agent).transpose()
     }
 
+    // By the role of the engine, which ends sessions.
     async fn revoke_agent(&self, tenant: Option<Uuid>, id: Uuid, by: Uuid) -> Result<Option<EnrolledAgent>> {
         let mut tx = self.begin().await?;
         let found = sqlx::query(concat!(

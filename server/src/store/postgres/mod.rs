@@ -325,7 +325,6 @@ impl PgStore {
     }
 
     /// Begins a transaction that sees who callers are, of all tenants: users, keys, roles and tenants.
-    #[allow(dead_code)] // As long as all that is written of them is one statement each.
     async fn begin_identity(&self) -> Result<Tx> {
         begin_with(self.identity(), "begin").await
     }

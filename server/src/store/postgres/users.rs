@@ -48,7 +48,7 @@ impl Users for PgStore {
         .bind(&user.roles)
         .bind(user.created_by)
         .bind(user.created_at)
-        .execute(self.pool())
+        .execute(self.identity())
         .await;
         match made {
             Err(error) if violated(&error) == Some("users_name") => {
@@ -62,7 +62,7 @@ impl Users for PgStore {
         let found = sqlx::query(concat!("select ", columns!(), " from users u where u.tenant_id = $1 and u.id = $2"))
             .bind(tenant)
             .bind(id)
-            .fetch_optional(self.pool())
+            .fetch_optional(self.identity())
             .await?;
         found.as_ref().map(user).transpose()
     }
@@ -71,7 +71,7 @@ impl Users for PgStore {
         let found = sqlx::query(concat!("select ", columns!(), " from users u where u.tenant_id = $1 and u.name = $2"))
             .bind(tenant)
             .bind(text::plain(name))
-            .fetch_optional(self.pool())
+            .fetch_optional(self.identity())
             .await?;
         found.as_ref().map(user).transpose()
     }
@@ -85,7 +85,7 @@ impl Users for PgStore {
         .bind(tenant)
         .bind(page.after)
         .bind(page.limit.max(0))
-        .fetch_all(self.pool())
+        .fetch_all(self.identity())
         .await?;
         found.iter().map(user).collect()
     }
@@ -99,7 +99,7 @@ impl Users for PgStore {
     }
 
     async fn user_session(&self, id: Uuid) -> Result<Option<UserSession>> {
-        let found = sqlx::query(select_session!("and s.id = $1")).bind(id).fetch_optional(self.pool()).await?;
+        let found = sqlx::query(select_session!("and s.id = $1")).bind(id).fetch_optional(self.identity()).await?;
         found.as_ref().map(session).transpose()
     }
 
@@ -114,7 +114,7 @@ impl Users for PgStore {
         )
         .bind(&hash[..])
         .bind(SessionEnd::Logout.as_str())
-        .fetch_optional(self.pool())
+        .fetch_optional(self.identity())
         .await?;
         Ok(ended)
     }
@@ -124,7 +124,7 @@ impl Users for PgStore {
             "delete from user_sessions where id in
              (select id from user_sessions where expires_at < clock_timestamp() - interval '1 day' limit 1000)",
         )
-        .execute(self.pool())
+        .execute(self.identity())
         .await?;
         Ok(gone.rows_affected())
     }
@@ -132,7 +132,7 @@ impl Users for PgStore {
 
 impl PgStore {
     async fn try_change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_identity().await?;
         let changed = sqlx::query(concat!(
             "update users u set display_name = coalesce($3, u.display_name), roles = coalesce($4, u.roles),
                  password_hash = coalesce($5, u.password_hash),
@@ -163,7 +163,7 @@ impl PgStore {
     }
 
     async fn try_begin_user_session(&self, new: &NewUserSession) -> Result<bool> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_identity().await?;
         // Locks the user, so that disabling it either sees this session or comes first.
         let may = sqlx::query(
             "update users set last_login_at = clock_timestamp() where tenant_id = $1 and id = $2 and disabled_at is null",
@@ -194,7 +194,7 @@ impl PgStore {
     }
 
     async fn try_rotate(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_identity().await?;
         // The lock lets one of two that come at once be the first.
         let shown = sqlx::query(
             "select r.session_id, r.used_at is not null as used, s.tenant_id, s.user_id,
