@@ -2,7 +2,11 @@
 //! is read, null for what is absent above all.
 
 /// What is written by pbjson, and what stands in its place: a null is an absent field.
-const READ: [(&str, &str); 6] = [
+const READ: [(&str, &str); 7] = [
+    (
+        "Some(map_.next_value::<Vec<::pbjson::private::NumberDeserialize<_>>>()?",
+        "map_.next_value::<::std::option::Option<Vec<crate::number::Number<_>>>>()?.map(|all| all",
+    ),
     ("= Some(map_.next_value()?);", "= map_.next_value::<::std::option::Option<_>>()?;"),
     (
         "Some(map_.next_value::<::pbjson::private::NumberDeserialize<_>>()?.0)",

@@ -1,5 +1,6 @@
 //! The contract of Orrery. Everything here but [`Json`] and [`Timestamp`] is generated from `proto/` by `build.rs`.
 
+mod debug;
 mod json;
 mod number;
 mod secrets;

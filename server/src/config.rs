@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::job::Timeouts;
 use crate::redis::{AddressError, Redis};
+use crate::secret::{EncryptionError, KeySource};
 use crate::telemetry::Metrics;
 
 /// Settings of a coordinator, whatever the way it is started.
@@ -200,6 +201,26 @@ impl std::fmt::Debug for ServerSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { key_pepper, key_file } = self;
         f.debug_struct("ServerSecret").field("peppers", &key_pepper.len()).field("key_file", key_file).finish()
+    }
+}
+
+/// The keys that secrets are encrypted under. The variable ORRERY_ENCRYPTION_KEY holds them as well; it is no flag, since every user of a host
+/// sees the arguments of its programs.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Encryption {
+    /// File of the keys that secrets are encrypted under, one ID:KEY a line, KEY 32 bytes in base64; the first encrypts, all decrypt. Without it
+    /// and ORRERY_ENCRYPTION_KEY secrets cannot be used.
+    #[arg(long, env = "ORRERY_ENCRYPTION_KEY_FILE", value_name = "FILE")]
+    pub encryption_key_file: Option<PathBuf>,
+}
+
+impl Encryption {
+    /// Where the keys come from.
+    ///
+    /// # Errors
+    /// Where both ways are used at once.
+    pub fn source(&self) -> Result<KeySource, EncryptionError> {
+        KeySource::of(self.encryption_key_file.as_deref())
     }
 }
 

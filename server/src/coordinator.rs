@@ -23,6 +23,7 @@ use crate::limiter::Limiter;
 use crate::lock::Locks;
 use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Totals, Upkeep};
 use crate::redis::{Redis, share_hints};
+use crate::secret::Vault;
 use crate::store::{DynStore, Retention};
 use crate::telemetry::{self, Metrics, OperationsLayer};
 use crate::tls::{Face, Incoming, Tls};
@@ -46,6 +47,7 @@ pub struct Coordinator {
     /// Where there is one. What it carries is never the truth.
     pub redis: Option<Redis>,
     pub authenticator: Authenticator,
+    pub vault: Vault,
     pub metrics: Metrics,
     /// How REST and gRPC are secured.
     pub tls: Tls,
@@ -65,6 +67,7 @@ struct Parts {
     caches: Caches,
     limiter: Option<Limiter>,
     tls: Tls,
+    vault: Vault,
     /// Ends the loops, after the services.
     loops: CancellationToken,
     tasks: TaskTracker,
@@ -137,6 +140,7 @@ impl Parts {
             caches: Caches::new(store.clone(), redis.clone(), metrics.clone()),
             limiter: Limiter::new(coordinator.sharing.rate_limit_per_minute, redis.clone(), metrics.clone()),
             tls: coordinator.tls.clone(),
+            vault: coordinator.vault.clone(),
             store: coordinator.store.clone(),
             limits: Arc::new(coordinator.limits.clone()),
             metrics: coordinator.metrics.clone(),
@@ -170,7 +174,13 @@ impl Parts {
             coordinator: info.id,
             ttl: limits.session_ttl(),
         };
-        let hand_over = HandOver { store: store.clone(), dispatch: dispatch.clone(), intake, clock: clock.clone() };
+        let hand_over = HandOver {
+            store: store.clone(),
+            dispatch: dispatch.clone(),
+            intake,
+            clock: clock.clone(),
+            vault: self.vault.clone(),
+        };
         let armer = Armer {
             store: store.clone(),
             dispatch: dispatch.clone(),
@@ -236,6 +246,7 @@ impl Parts {
             dispatch: self.dispatch.clone(),
             intake: agents.intake.clone(),
             clock: self.clock.clone(),
+            vault: self.vault.clone(),
         };
         let (triggers, making) = TriggerQueue::new(self.store.clone(), self.limits.clone(), Some(hand_over));
         self.tasks.spawn(making.run(self.loops.clone()));
@@ -248,6 +259,7 @@ impl Parts {
             caches: self.caches.clone(),
             authenticator: authenticator.clone(),
             tls: self.tls.clone(),
+            vault: self.vault.clone(),
         };
         self.tasks.spawn(authenticator.clone().keep(self.loops.clone()));
         self.tasks.spawn(agents.streams.clone().watch(self.store.clone(), self.loops.clone()));

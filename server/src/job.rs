@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::concurrency::Concurrency;
 use crate::schedule::{self, DstPolicy, Misfire, Schedule, ScheduleError};
+use crate::store::SealedSecret;
 
 /// How long attempts may take, where a deployment says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,14 @@ pub struct JobSpec {
     pub description: String,
     pub schedule: ScheduleSpec,
     pub job_type: JobType,
-    /// JSON text, as the caller gave it.
+    /// JSON text, as the caller gave it, but for sensitive fields.
     pub config: String,
+    /// Fields of the config, such as `headers.Authorization`, in which references stand for values that are stored encrypted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sensitive: Vec<String>,
+    /// Values of sensitive fields on their way into the store, which keeps them with the job; no part of the definition.
+    #[serde(skip)]
+    pub sealed: Vec<SealedSecret>,
     pub retry: RetryPolicy,
     /// Seconds an attempt may take, as the caller gave it; see [`JobSpec::timeout`].
     pub timeout_seconds: Option<i32>,

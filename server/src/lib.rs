@@ -24,6 +24,7 @@ pub mod reconcile;
 pub mod redis;
 pub mod run;
 pub mod schedule;
+pub mod secret;
 pub mod sibling;
 pub mod store;
 pub mod telemetry;

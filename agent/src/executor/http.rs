@@ -10,6 +10,7 @@ use orrery_proto::Json;
 use orrery_proto::v1::ErrorType;
 use orrery_sdk::config::HttpConfig;
 use orrery_sdk::executor::{Context, Executor, Outcome, Task};
+use orrery_sdk::secret::Redactor;
 use reqwest::{Client, Request, Response, Url};
 use serde_json::value::RawValue;
 
@@ -42,7 +43,12 @@ impl Http {
         Self { client: client.map_err(chain), max_result_bytes: settings.max_result_bytes }
     }
 
-    async fn exchange(&self, client: &Client, request: Request) -> Result<Answer, reqwest::Error> {
+    async fn exchange(
+        &self,
+        client: &Client,
+        request: Request,
+        redactor: Option<&Redactor>,
+    ) -> Result<Answer, reqwest::Error> {
         let mut response: Response = client.execute(request).await?;
         let mut answer = Answer {
             status: response.status(),
@@ -51,7 +57,13 @@ impl Http {
             cut: false,
             length: response.content_length(),
         };
+        // What is kept is a part: a secret that is cut in two would not be known any more.
+        let mut redacted = redactor.map(Redactor::stream);
         while let Some(piece) = response.chunk().await? {
+            let piece = match &mut redacted {
+                Some(stream) => stream.push(&piece).into(),
+                None => piece,
+            };
             let room = self.max_result_bytes - answer.body.len();
             answer.body.extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.len() > room {
@@ -59,7 +71,11 @@ impl Http {
                 return Ok(answer);
             }
         }
-        answer.length = Some(answer.body.len() as u64);
+        let rest = redacted.map(|mut stream| stream.finish()).unwrap_or_default();
+        let room = self.max_result_bytes - answer.body.len();
+        answer.cut = rest.len() > room;
+        answer.body.extend_from_slice(&rest[..rest.len().min(room)]);
+        answer.length = (!answer.cut).then_some(answer.body.len() as u64);
         Ok(answer)
     }
 }
@@ -80,7 +96,7 @@ impl Executor for Http {
             Err((field, message)) => return invalid(&[(field, message)]),
         };
         let limit = Duration::from_millis(config.timeout);
-        let exchange = tokio::time::timeout(limit, self.exchange(client, request));
+        let exchange = tokio::time::timeout(limit, self.exchange(client, request, context.redactor()));
         tokio::select! {
             biased;
             // The exchange is dropped, and its connection with it.

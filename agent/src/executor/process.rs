@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use orrery_proto::v1::LogStream;
 use orrery_sdk::executor::{Context, Usage};
+use orrery_sdk::secret::Redactor;
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -177,11 +178,19 @@ fn receiver(pipe: PipeReader) -> io::Result<Receiver> {
 async fn pump(mut pipe: Receiver, stream: LogStream, context: &Context, capture: &mut Capture) {
     // Pieces are copied out of it, so that a short one in a queue of the log does not hold a long buffer.
     let mut buffer = vec![0; 16 * 1024];
+    // What is captured is a part: a secret that is cut in two would not be known any more.
+    let mut redacted = context.redactor().map(Redactor::stream);
     loop {
         match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
+            Ok(0) | Err(_) => {
+                capture.push(&redacted.map(|mut stream| stream.finish()).unwrap_or_default());
+                return;
+            }
             Ok(read) => {
-                capture.push(&buffer[..read]);
+                match &mut redacted {
+                    Some(stream) => capture.push(&stream.push(&buffer[..read])),
+                    None => capture.push(&buffer[..read]),
+                }
                 context.log(stream, Bytes::copy_from_slice(&buffer[..read]));
             }
         }

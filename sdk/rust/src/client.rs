@@ -14,6 +14,7 @@ use orrery_proto::v1::execution_service_client::ExecutionServiceClient;
 use orrery_proto::v1::job_service_client::JobServiceClient;
 use orrery_proto::v1::key_service_client::KeyServiceClient;
 use orrery_proto::v1::scheduler_service_client::SchedulerServiceClient;
+use orrery_proto::v1::secret_service_client::SecretServiceClient;
 use orrery_proto::v1::user_service_client::UserServiceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -60,6 +61,7 @@ pub struct Client {
     auth: AuthServiceClient<Authorized>,
     keys: KeyServiceClient<Authorized>,
     users: UserServiceClient<Authorized>,
+    secrets: SecretServiceClient<Authorized>,
     timeout: Duration,
 }
 
@@ -107,6 +109,7 @@ impl Client {
             jobs: JobServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             executions: ExecutionServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             dead_letters: DeadLetterServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            secrets: SecretServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             scheduler: SchedulerServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             enrolments: EnrolmentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             agents: AgentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),

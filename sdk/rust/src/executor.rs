@@ -1,5 +1,6 @@
 //! What runs work: the contract between a worker session and the executors behind it.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,10 +14,11 @@ use orrery_proto::v1::{ErrorType, LogStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::secret::Redactor;
 use crate::worker::TaskOutput;
 
 /// One attempt of an execution, as its lease describes it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Task {
     /// UUID of the execution.
     pub execution_id: String,
@@ -30,7 +32,7 @@ pub struct Task {
     pub tenant_id: String,
     /// http, command, shell, python or function.
     pub executor: String,
-    /// The job's config.
+    /// The job's config, with the values of secrets in the places of their references.
     pub config: Json,
     /// Parameters of this run, if any.
     pub parameters: Option<Json>,
@@ -44,6 +46,20 @@ pub struct Task {
     pub idempotency_key: String,
     /// W3C trace context to hand on to the target, if the execution is traced.
     pub traceparent: Option<String>,
+}
+
+impl fmt::Debug for Task {
+    /// Without config and parameters, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task")
+            .field("execution_id", &self.execution_id)
+            .field("epoch", &self.epoch)
+            .field("job_id", &self.job_id)
+            .field("job_name", &self.job_name)
+            .field("executor", &self.executor)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a task is to stop.
@@ -123,6 +139,12 @@ impl Context {
             Sink::Task(output) => Some(output),
             Sink::Given(_) => None,
         }
+    }
+
+    /// What looks for the secrets of the attempt, if it has any. All that it writes, returns and fails with is redacted anyway; an executor that
+    /// keeps only a part of some output redacts it before, so that no secret is cut in two, of which neither half would be known.
+    pub fn redactor(&self) -> Option<&Redactor> {
+        self.task_output()?.redactor()
     }
 
     fn output(&self) -> &dyn Output {

@@ -8,6 +8,7 @@ mod endpoint;
 mod error;
 pub mod executor;
 pub mod function;
+pub mod secret;
 pub mod tls;
 pub mod worker;
 

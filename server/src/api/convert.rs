@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::execution::{Attempt, Execution, Lease, State};
 use crate::job::{Job, RetryPolicy, ScheduleKind, Timeouts};
+use crate::secret::sensitive;
 use crate::store::{CoordinatorRow, DeadLetter, LogLine, OmissionRow, Session, Stats};
 
 /// A job; `timeouts` decide over the time-out that it shows.
@@ -28,7 +29,8 @@ pub(crate) fn job(job: &Job, timeouts: Timeouts) -> v1::Job {
         cron_expression,
         timezone: spec.schedule.timezone.clone(),
         job_type: spec.job_type.into(),
-        config: Some(Json::new(spec.config.clone())),
+        config: Some(Json::new(sensitive::masked(&spec.config, &spec.sensitive))),
+        sensitive: spec.sensitive.clone(),
         retry_config: Some(retry(&spec.retry)),
         timeout: whole_seconds(spec.timeout(timeouts)),
         max_concurrent: spec.max_concurrent,

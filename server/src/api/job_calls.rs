@@ -1,5 +1,6 @@
 //! What the calls on jobs have in common.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -11,6 +12,7 @@ use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::job_changes::Decision;
+use super::job_secrets::{unmask_any, without_values};
 use super::triggers::Asking;
 use super::{Api, convert, definition, of_job, request, timing};
 use crate::auth::Principal;
@@ -130,7 +132,8 @@ pub(super) fn new_job(
     now: DateTime<Utc>,
 ) -> Result<Asked, Error> {
     let spec = definition::read(message, prefix).map_err(Error::fields)?;
-    let idempotency = request::idempotency("create", &message.idempotency_key, header_key, &spec)?;
+    let hashed = without_values(&spec);
+    let idempotency = request::idempotency("create", &message.idempotency_key, header_key, &*hashed)?;
     let (cursor, too_late) = match timing::first_fire(&spec, now, now) {
         Ok(cursor) => (cursor, None),
         Err(problem) => (None, Some(FieldProblem { field: format!("{prefix}{}", problem.field), ..problem })),
@@ -184,35 +187,39 @@ pub(super) fn new_jobs(
     if any_is_wrong { Err(Error::fields(problems)) } else { Ok(jobs) }
 }
 
-/// What is wrong with a definition, or the fires that it will have.
+/// What is wrong with a definition, or the fires that it will have, and the definition where nothing is.
 pub(super) fn validate(
     message: ValidateJobRequest,
     existing: Option<&JobConfig>,
     now: DateTime<Utc>,
-) -> ValidateJobResponse {
+) -> (ValidateJobResponse, Option<JobSpec>) {
     let created_at = existing.map_or(now, |job| job.created_at);
     let given = ValidateJobRequest { id: String::new(), ..message };
     let spec = match existing {
         Some(job) if given == ValidateJobRequest::default() => Ok(job.spec.clone()),
-        _ => definition::read(&definition::of_validate(given), ""),
+        _ => {
+            let mut given = definition::of_validate(given);
+            let kept = if existing.is_some() { unmask_any(&mut given) } else { BTreeSet::new() };
+            definition::read_keeping(&given, "", &kept)
+        }
     };
     let checked =
         spec.and_then(|spec| timing::first_fire(&spec, created_at, now).map(|_| spec).map_err(|problem| vec![problem]));
     match checked {
-        Ok(spec) => ValidateJobResponse {
-            valid: true,
-            errors: Vec::new(),
-            next_fires: timing::preview(&spec, created_at, now, SHOWN_FIRES).unwrap_or_default(),
-        },
-        Err(problems) => ValidateJobResponse {
-            valid: false,
-            errors: problems
-                .into_iter()
-                .map(|p| FieldError { field: p.field, code: p.code.to_owned(), message: p.message })
-                .collect(),
-            next_fires: Vec::new(),
-        },
+        Ok(spec) => {
+            let next_fires = timing::preview(&spec, created_at, now, SHOWN_FIRES).unwrap_or_default();
+            (ValidateJobResponse { valid: true, errors: Vec::new(), next_fires }, Some(spec))
+        }
+        Err(problems) => {
+            let errors = problems.into_iter().map(field_error).collect();
+            (ValidateJobResponse { valid: false, errors, next_fires: Vec::new() }, None)
+        }
     }
+}
+
+/// A problem as a validation shows it.
+pub(super) fn field_error(problem: FieldProblem) -> FieldError {
+    FieldError { field: problem.field, code: problem.code.to_owned(), message: problem.message }
 }
 
 /// Which jobs a caller wants to see.

@@ -10,7 +10,7 @@ use orrery_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::job_calls::{asking, bounded, job_filter, new_job, new_jobs, of_batch, validate};
+use super::job_calls::{asking, bounded, field_error, job_filter, new_job, new_jobs, of_batch, validate};
 use super::page_token::{self, Listing, Scope, page};
 use super::{Api, convert, definition, explain, job_changes, of_one, request, timing, triggers};
 use crate::auth;
@@ -27,7 +27,8 @@ impl JobService for Api {
         let (metadata, _, message) = request.into_parts();
         let key = request::header_key(&metadata)?;
         let now = self.store.now().await.map_err(Error::from)?;
-        let asked = new_job(&message, "", &key, &principal, now)?;
+        let mut asked = new_job(&message, "", &key, &principal, now)?;
+        self.secure(&principal, vec![(String::new(), &mut asked.new.job.spec)]).await?;
         let made = self.create(vec![asked]).await.map_err(of_one)?;
         let job = made.first().ok_or_else(|| Status::internal("no job was made"))?;
         Ok(self.answer(job))
@@ -42,7 +43,10 @@ impl JobService for Api {
         bounded("jobs", message.jobs.len(), MAX_CREATED)?;
         let key = request::header_key(&metadata)?;
         let now = self.store.now().await.map_err(Error::from)?;
-        let jobs = new_jobs(&message.jobs, &key, &principal, now)?;
+        let mut jobs = new_jobs(&message.jobs, &key, &principal, now)?;
+        let defined = jobs.iter_mut().enumerate();
+        let defined = defined.map(|(index, asked)| (format!("jobs[{index}]."), &mut asked.new.job.spec));
+        self.secure(&principal, defined.collect()).await?;
         let made = self.create(jobs).await.map_err(of_batch)?;
         let timeouts = self.limits.timeouts();
         Ok(Response::new(BatchCreateJobsResponse {
@@ -84,7 +88,10 @@ impl JobService for Api {
         let (metadata, _, message) = request.into_parts();
         let id = request::id("id", &message.id)?;
         let expected = request::expected_version(message.version, &metadata)?;
-        let spec = definition::read(&definition::of_update(message), "").map_err(Error::fields)?;
+        let mut definition = definition::of_update(message);
+        let kept = self.unmask(&principal, id, &mut definition).await?;
+        let mut spec = definition::read_keeping(&definition, "", &kept).map_err(Error::fields)?;
+        self.secure(&principal, vec![(String::new(), &mut spec)]).await?;
         let job = self.change(&principal, id, |job, now| job_changes::replace(job, &spec, expected, now)).await?;
         Ok(self.answer(&job))
     }
@@ -107,7 +114,13 @@ impl JobService for Api {
             None => None,
         };
         let now = self.store.now().await.map_err(Error::from)?;
-        Ok(Response::new(validate(message, existing.as_ref(), now)))
+        let (mut answer, spec) = validate(message, existing.as_ref(), now);
+        if let Some(spec) = spec {
+            let unknown = self.unknown_secrets(principal.tenant(), &spec, "").await?;
+            answer.errors.extend(unknown.into_iter().map(field_error));
+            answer.valid = answer.errors.is_empty();
+        }
+        Ok(Response::new(answer))
     }
 
     async fn trigger_job(&self, request: Request<TriggerJobRequest>) -> Result<Response<Execution>, Status> {

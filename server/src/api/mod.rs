@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod job_calls;
 mod job_changes;
+mod job_secrets;
 mod jobs;
 mod json_text;
 mod keys;
@@ -16,6 +17,7 @@ mod page_token;
 mod request;
 mod scheduler;
 mod sign_in;
+mod secrets;
 mod timing;
 mod trigger_queue;
 mod triggers;
@@ -34,6 +36,7 @@ use orrery_proto::v1::job_service_server::JobServiceServer;
 use orrery_proto::v1::key_service_server::KeyServiceServer;
 use orrery_proto::v1::scheduler_service_server::SchedulerServiceServer;
 use orrery_proto::v1::user_service_server::UserServiceServer;
+use orrery_proto::v1::secret_service_server::SecretServiceServer;
 use tonic::service::Routes;
 use uuid::Uuid;
 
@@ -47,6 +50,7 @@ use crate::cache::Caches;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::lock::{self, Held, Locks};
+use crate::secret::Vault;
 use crate::store::{DynStore, StoreError, Wake};
 use crate::tls::Tls;
 
@@ -64,6 +68,7 @@ pub struct Api {
     pub authenticator: Authenticator,
     /// Holds the authority that lets agents in.
     pub tls: Tls,
+    pub vault: Vault,
 }
 
 /// What a coordinator says of itself.
@@ -105,6 +110,7 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
         .add_service(DeadLetterServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(EnrolmentServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(ExecutionServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(SecretServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(SchedulerServiceServer::new(api).max_decoding_message_size(most))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection))

@@ -25,6 +25,7 @@ pub(crate) enum Listing {
     Keys = 8,
     Users = 9,
     Agents = 30,
+    Secrets = 20,
 }
 
 /// A listing with the filters it was asked with.

@@ -17,6 +17,8 @@ pub const PERMISSIONS: &[&str] = &[
     "logs:read",
     "queues:update",
     "scheduler:read",
+    "secrets:read",
+    "secrets:write",
     "users:read",
     "users:write",
     "workers:drain",

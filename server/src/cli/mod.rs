@@ -20,6 +20,7 @@ mod key;
 mod output;
 mod page;
 mod queue;
+mod secret;
 mod session;
 mod status;
 mod user;
@@ -41,6 +42,7 @@ use self::exit::Failure;
 use self::job::JobCommand;
 use self::output::Output;
 use self::queue::QueueCommand;
+use self::secret::SecretCommand;
 use self::session::LoginArgs;
 use self::user::UserCommand;
 use crate::run::admin::AdminCommand;
@@ -118,6 +120,9 @@ pub enum Command {
     /// Look at what was given up because its agents were lost, and decide over it.
     #[command(subcommand, name = "dead-letter", visible_alias = "dead-letters")]
     DeadLetter(Box<DeadLetterCommand>),
+    /// Store secrets that jobs refer to by ${secret:NAME}, and change the keys that they are encrypted under.
+    #[command(subcommand, visible_alias = "secrets")]
+    Secret(Box<SecretCommand>),
     /// Read cron expressions; needs no server.
     #[command(subcommand)]
     Cron(Box<CronCommand>),
@@ -275,6 +280,7 @@ async fn serve(command: Command, global: &Global, context: &Context) -> Result<(
         Command::Execution(command) => command.run(context).await,
         Command::DeadLetter(command) => command.run(context).await,
         Command::Queue(command) => command.run(context).await,
+        Command::Secret(command) => command.run(context).await,
         Command::Status => status::run(context).await,
         Command::User(command) => command.run(context).await,
         Command::Whoami => session::whoami(context).await,

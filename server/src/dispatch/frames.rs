@@ -7,6 +7,7 @@ use orrery_proto::v1::{Lease, LeaseBatch, Work};
 use orrery_proto::{Json, Timestamp};
 use uuid::Uuid;
 
+use super::secrets::Secrets;
 use super::text;
 use crate::clock::DatabaseClock;
 use crate::execution::Execution;
@@ -20,15 +21,15 @@ const FRAME_BYTES: usize = 1 << 20;
 const A_LEASE: usize = 192;
 
 /// Leases in frames, in their order.
-pub(super) fn frames(grants: &[Grant], clock: &DatabaseClock) -> Vec<LeaseBatch> {
+pub(super) fn frames(grants: &[Grant], secrets: &Secrets, clock: &DatabaseClock) -> Vec<LeaseBatch> {
     let traced = is_traced();
     let mut frames = Vec::new();
     let mut frame = Frame::default();
     for grant in grants {
-        if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant) > FRAME_BYTES {
+        if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant, secrets) > FRAME_BYTES {
             frames.push(std::mem::take(&mut frame).batch);
         }
-        frame.add(grant, traced, clock);
+        frame.add(grant, secrets, traced, clock);
     }
     if !frame.batch.leases.is_empty() {
         frames.push(frame.batch);
@@ -54,17 +55,18 @@ struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// What it would weigh more.
-    fn weight(&self, grant: &Grant) -> usize {
+    fn weight(&self, grant: &Grant, secrets: &Secrets) -> usize {
         let of_lease = A_LEASE + grant.execution.parameters.as_ref().map_or(0, String::len);
-        let of_work = A_LEASE + grant.spec.config.len() + grant.execution.job_name.len();
+        let of_secrets: usize = secrets.values(grant).iter().map(|(key, value)| key.len() + value.expose().len()).sum();
+        let of_work = A_LEASE + grant.spec.config.len() + grant.execution.job_name.len() + of_secrets;
         if self.works.contains_key(&shared(grant)) { of_lease } else { of_lease + of_work }
     }
 
-    fn add(&mut self, grant: &'a Grant, traced: bool, clock: &DatabaseClock) {
-        self.size += self.weight(grant);
+    fn add(&mut self, grant: &'a Grant, secrets: &Secrets, traced: bool, clock: &DatabaseClock) {
+        self.size += self.weight(grant, secrets);
         let works = &mut self.batch.works;
         let number = *self.works.entry(shared(grant)).or_insert_with(|| {
-            works.push(work(grant));
+            works.push(work(grant, secrets));
             u32::try_from(works.len()).unwrap_or(u32::MAX)
         });
         let start_in_us = start_in(&grant.execution, clock);
@@ -72,7 +74,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn work(grant: &Grant) -> Work {
+fn work(grant: &Grant, secrets: &Secrets) -> Work {
     let execution = &grant.execution;
     Work {
         job_id: text(execution.job_id),
@@ -81,6 +83,7 @@ fn work(grant: &Grant) -> Work {
         executor: grant.spec.job_type.as_json_str().to_owned(),
         config: Some(Json::new(grant.spec.config.clone())),
         timeout_ms: i64::try_from(grant.timeout.max(Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX),
+        secrets: secrets.values(grant).iter().map(|(key, value)| (key.clone(), value.expose().to_owned())).collect(),
     }
 }
 
@@ -148,7 +151,10 @@ mod tests {
     #[test]
     fn leases_are_sent_in_frames_that_agents_can_read() {
         let sizes = |grants: Vec<Grant>| {
-            frames(&grants, &DatabaseClock::default()).iter().map(|f| f.leases.len()).collect::<Vec<_>>()
+            frames(&grants, &Secrets::default(), &DatabaseClock::default())
+                .iter()
+                .map(|f| f.leases.len())
+                .collect::<Vec<_>>()
         };
         let kib = 1 << 10;
         assert_eq!(sizes(vec![]), [0_usize; 0]);
@@ -177,7 +183,7 @@ mod tests {
             };
             early.execution.state = State::Leased(lease);
             clock.observe(Instant::now(), granted_at);
-            frames(&[early], clock)[0].leases[0].start_in_us
+            frames(&[early], &Secrets::default(), clock)[0].leases[0].start_in_us
         };
         let quick = of(&DatabaseClock::default(), 900);
         assert!((800_000..=900_000).contains(&quick), "{quick}");
@@ -196,7 +202,7 @@ mod tests {
         let mut renamed = grant(3, 7, 0, 5);
         renamed.execution.job_name = "as it was called before".into();
         let grants = [grant(1, 7, 0, 5), grant(2, 8, 2, 5), renamed, grant(4, 7, 0, 5)];
-        let sent = frames(&grants, &DatabaseClock::default());
+        let sent = frames(&grants, &Secrets::default(), &DatabaseClock::default());
         let [batch] = sent.as_slice() else { panic!("{} frames", sent.len()) };
         assert_eq!(batch.leases.iter().map(|lease| lease.work).collect::<Vec<_>>(), [1, 2, 3, 1]);
         for (lease, grant) in batch.leases.iter().zip(&grants) {

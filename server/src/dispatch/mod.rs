@@ -18,6 +18,7 @@ mod pool;
 mod registry;
 mod renewals;
 mod reservations;
+mod secrets;
 mod service;
 mod session;
 mod words;

@@ -22,6 +22,8 @@ pub(crate) fn spec() -> JobSpec {
         schedule,
         job_type: JobType::Command,
         config: "{}".into(),
+        sensitive: Vec::new(),
+        sealed: Vec::new(),
         retry: RetryPolicy::default(),
         timeout_seconds: None,
         max_concurrent: 1,

@@ -23,6 +23,7 @@ use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_KeyService::KeyServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SchedulerService::SchedulerServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_UserService::UserServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_SecretService::SecretServiceRestBridge;
 use rest_over_grpc::serving::RestService;
 use rest_over_grpc::transcoding::Transcode;
 use tower::Service;
@@ -45,6 +46,7 @@ pub fn router(api: Api, auth: AuthLayer) -> Router {
         DeadLetterServiceRestBridge::externally_authenticated(api.clone()),
         SchedulerServiceRestBridge::externally_authenticated(api.clone()),
         EnrolmentServiceRestBridge::externally_authenticated(api.clone()),
+        SecretServiceRestBridge::externally_authenticated(api.clone()),
         AuthServiceRestBridge::externally_authenticated(api.clone()),
         KeyServiceRestBridge::externally_authenticated(api.clone()),
         UserServiceRestBridge::externally_authenticated(api),

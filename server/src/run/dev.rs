@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{KEY_FILE, RunError, demo, listen, live, on_signals, opened};
 use crate::auth::{Authenticator, DEFAULT_TENANT};
-use crate::config::{Identity, Internal, Limits, Listen, ServerSecret, Sharing};
+use crate::config::{Encryption, Identity, Internal, Limits, Listen, ServerSecret, Sharing};
 use crate::coordinator::Coordinator;
+use crate::secret::{KeySource, Vault};
 use crate::telemetry::{LogArgs, Metrics};
 use crate::tls::Tls;
 
@@ -36,6 +37,8 @@ pub struct DevArgs {
     #[command(flatten)]
     pub listen: Listen,
     #[command(flatten)]
+    pub encryption: Encryption,
+    #[command(flatten)]
     pub limits: Limits,
     #[command(flatten)]
     pub sharing: Sharing,
@@ -55,6 +58,10 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
     let (listeners, addresses) = listen::bind(&args.listen, [local(3009), local(50051), local(9464)], true).await?;
     std::fs::create_dir_all(&args.data_dir)
         .map_err(|e| RunError::Io(format!("--data-dir {} cannot be made", args.data_dir.display()), e))?;
+    let keys = match args.encryption.source()? {
+        KeySource::Nowhere => KeySource::kept_in(&args.data_dir.join("encryption.key"))?,
+        given => given,
+    };
     let store = opened::open(&format!("sqlite:{}", args.data_dir.join("orrery.db").display()), None, 1).await?;
     tracing::warn!("development mode: whoever can connect from this host is the administrator of the default tenant");
 
@@ -66,6 +73,7 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
         sharing: args.sharing.clone(),
         redis,
         authenticator: Authenticator::new(store.clone(), &identity(&args), true)?,
+        vault: Vault::open(store.clone(), keys).await?,
         metrics,
         tls: Tls::off(),
     };

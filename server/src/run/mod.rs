@@ -35,6 +35,8 @@ pub enum RunError {
     Redis(#[from] crate::redis::AddressError),
     #[error(transparent)]
     Identity(#[from] crate::auth::IdentityError),
+    #[error("secrets: {0}")]
+    Encryption(#[from] crate::secret::EncryptionError),
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
     #[error(transparent)]
@@ -49,7 +51,12 @@ impl RunError {
     /// 2 where a setting is wrong, 1 otherwise.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Setting(_) | Self::Redis(_) | Self::Identity(_) | Self::Tls(_) | Self::Logging(_) => 2,
+            Self::Setting(_)
+            | Self::Redis(_)
+            | Self::Identity(_)
+            | Self::Encryption(_)
+            | Self::Tls(_)
+            | Self::Logging(_) => 2,
             _ => 1,
         }
     }

@@ -4,8 +4,9 @@ use clap::Args;
 
 use super::{RunError, listen, on_signals, opened};
 use crate::auth::{Authenticator, Keyring};
-use crate::config::{Identity, Limits, Listen, Sharing};
+use crate::config::{Encryption, Identity, Limits, Listen, Sharing};
 use crate::coordinator::Coordinator;
+use crate::secret::Vault;
 use crate::telemetry::{LogArgs, Metrics};
 use crate::tls::{Tls, TlsSettings};
 
@@ -39,6 +40,8 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub tls: TlsSettings,
     #[command(flatten)]
+    pub encryption: Encryption,
+    #[command(flatten)]
     pub limits: Limits,
     #[command(flatten)]
     pub sharing: Sharing,
@@ -56,6 +59,8 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
     args.identity.check()?;
     Keyring::of(&args.identity)?;
     let tls = Tls::load(&args.tls)?;
+    let keys = args.encryption.source()?;
+    keys.check()?;
     let metrics = Metrics::default();
     let redis = args.sharing.redis(&metrics)?;
     let shutdown = on_signals()?;
@@ -67,8 +72,9 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
         () = shutdown.cancelled() => return Ok(()),
     };
     let authenticator = Authenticator::new(store.clone(), &args.identity, false)?;
+    let vault = Vault::open(store.clone(), keys).await?;
     let coordinator =
-        Coordinator { store, limits: args.limits, sharing: args.sharing, redis, authenticator, metrics, tls };
+        Coordinator { store, limits: args.limits, sharing: args.sharing, redis, authenticator, vault, metrics, tls };
     println!("{}", addresses.ready_line());
     coordinator.serve(listeners, shutdown).await?;
     Ok(())

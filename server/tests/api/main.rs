@@ -17,6 +17,7 @@ mod limits;
 mod pages;
 mod scheduler;
 mod sign_in;
+mod secrets;
 mod streams;
 mod together;
 mod world;

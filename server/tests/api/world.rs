@@ -15,6 +15,7 @@ use orrery_server::execution::{Event, Report};
 use orrery_server::gateway;
 use orrery_server::limiter::Limiter;
 use orrery_server::lock::Locks;
+use orrery_server::secret::{KeySource, Vault};
 use orrery_server::store::sqlite::SqliteStore;
 use orrery_server::store::{
     Assignment, Candidate, Change, Claim, DynStore, Fires, Grant, Keys, Leases, NewSession, Session, Sessions,
@@ -30,6 +31,9 @@ pub(crate) const EXECUTIONS: &str = "/api/v1/scheduler/executions";
 pub(crate) const SECRET: &str = "q3v8Zk1mPw5Tn7Yc2Rb9Lx4Jd6Hf0Gs8Aa";
 pub(crate) const SERVICE_TOKEN: &str = "Zx9Lm2Qw7Er4Ty1Ui8Op5As3Df6Gh0JkBb";
 
+/// What secrets are encrypted under.
+pub(crate) const KEY: &str = "test:MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1ub3BxcnN0dXY=";
+
 pub(crate) struct World {
     pub(crate) store: Arc<SqliteStore>,
     pub(crate) info: Arc<CoordinatorInfo>,
@@ -39,7 +43,7 @@ pub(crate) struct World {
     /// Sent with every call.
     pub(crate) key: Option<String>,
     keyring: Keyring,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// What a call answered.
@@ -93,6 +97,11 @@ pub(crate) fn limits() -> Limits {
 }
 
 impl World {
+    /// Where the database is.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// A server to whose callers on this host everything is allowed.
     pub(crate) async fn new() -> Self {
         Self::with(true, limits()).await
@@ -130,6 +139,7 @@ impl World {
         let limits = Arc::new(limits);
         let (triggers, making) = TriggerQueue::new(dyn_store.clone(), limits.clone(), None);
         tokio::spawn(making.run(CancellationToken::new()));
+        let vault = Vault::open(dyn_store.clone(), KeySource::Text(KEY.to_owned().into())).await.unwrap();
         let api = Api {
             store: dyn_store,
             limits,
@@ -139,6 +149,7 @@ impl World {
             triggers,
             authenticator,
             tls: Tls::off(),
+            vault,
         };
         let router = gateway::router(api.clone(), auth.clone());
         tokio::spawn(async move {
@@ -152,7 +163,7 @@ impl World {
             let server = tonic::transport::Server::builder().layer(auth).add_routes(routes);
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, keyring, _dir: dir }
+        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, keyring, dir }
     }
 
     /// The same server, for a caller with a key of another tenant.

@@ -34,6 +34,7 @@ mod reads;
 mod reap;
 mod redis_hints;
 mod release;
+mod secrets;
 mod sessions;
 mod sharing;
 mod sqlite_only;
@@ -280,6 +281,15 @@ macro_rules! suite {
                 a_refresh_token_is_good_once
                 of_two_that_come_at_once_one_is_the_thief
                 sessions_end_with_what_they_were_begun_with;
+            secrets:
+                versions_are_kept_and_found
+                a_deleted_secret_is_gone_and_its_versions_never_come_again
+                secrets_page_by_name_and_tenants_do_not_see_each_other
+                swapped_rows_do_not_open
+                encryption_that_is_off_or_wrong_stops_the_start
+                keys_rotate_under_load
+                what_changed_meanwhile_is_not_replaced
+                sealed_values_come_and_go_with_their_job;
             upkeep:
                 upkeep_runs
                 old_rows_go

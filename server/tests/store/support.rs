@@ -36,6 +36,8 @@ pub fn spec(name: &str) -> JobSpec {
         },
         job_type: JobType::Http,
         config: r#"{"url":"http://localhost"}"#.to_owned(),
+        sensitive: vec![],
+        sealed: vec![],
         retry: RetryPolicy::default(),
         timeout_seconds: None,
         max_concurrent: 0,

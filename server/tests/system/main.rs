@@ -50,6 +50,7 @@ mod restart;
 mod retry;
 mod rolling;
 mod routing;
+mod secrets;
 mod settings;
 mod signed_in;
 mod stalled;

@@ -134,7 +134,7 @@ impl Drop for PrivatePostgres {
 }
 
 /// Where PostgreSQL's programs are, as the tests' own script finds them.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/requirements.sh");
     let found = Command::new(script).arg("--postgres-bin").output().unwrap();
     let text = String::from_utf8(found.stdout).unwrap();

@@ -94,6 +94,22 @@ impl World {
         self.directory.path()
     }
 
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.engine == Engine::Sqlite
+    }
+
+    /// All that the database holds, as a backup of it would; nothing where it is a file of the directory.
+    pub(crate) fn dump(&self) -> Vec<u8> {
+        if self.is_sqlite() {
+            return Vec::new();
+        }
+        let program = crate::private_postgres::programs().join("pg_dump");
+        let dumped = std::process::Command::new(program).arg("--dbname").arg(self.database_url()).output().unwrap();
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        assert!(dumped.stdout.len() > 1000);
+        dumped.stdout
+    }
+
     pub(crate) fn database_url(&self) -> &str {
         &self.database.url
     }

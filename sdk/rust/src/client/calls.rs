@@ -188,3 +188,14 @@ unary! { agents:
     /// A new certificate for the agent whose certificate this client shows.
     renew(RenewRequest) -> AgentCertificate;
 }
+
+unary! { secrets:
+    /// Stores a value: a new secret, or another version of one.
+    put_secret(PutSecretRequest) -> Secret;
+    /// A page of secrets, by name, without their values.
+    list_secrets(ListSecretsRequest) -> ListSecretsResponse;
+    /// Deletes a secret, or one version of it.
+    delete_secret(DeleteSecretRequest) -> DeleteSecretResponse;
+    /// Encrypts secrets under the newest key.
+    rotate_secrets(RotateSecretsRequest) -> RotateSecretsResponse;
+}

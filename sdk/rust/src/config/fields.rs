@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::{MAX_CONFIG_BYTES, MAX_TIMEOUT_MS, Problem, ProcessConfig};
+use crate::secret::OPENING;
 
 /// A config taken apart by its fields, with the problems found so far.
 pub(super) struct Fields<'a> {
@@ -181,6 +182,10 @@ fn shortened(json: &str) -> String {
 }
 
 pub(super) fn url_problem(url: &str) -> Option<String> {
+    if url.starts_with(OPENING) {
+        // Known only once the secret stands in its place; the agent reads it again then.
+        return None;
+    }
     let scheme = url.split_once("://").map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
     let Some(("http" | "https", rest)) = scheme.as_ref().map(|(scheme, rest)| (scheme.as_str(), *rest)) else {
         return Some("must begin with http:// or https://".into());

@@ -12,6 +12,7 @@ use super::finished::Ending;
 use super::lease::LeaseKey;
 use super::line::panic_message;
 use super::reports::{Report, Reports};
+use crate::config::Problem;
 use crate::executor::{Context, Executor, Outcome, Running, Task};
 
 /// How long a stopped task may take by default. A coordinator that has heard nothing 15 s past an attempt's deadline may give the work
@@ -71,6 +72,17 @@ pub(super) struct Unknown;
 impl Executor for Unknown {
     async fn run(&self, task: Task, _: Context) -> Outcome {
         Outcome::failure(ErrorType::ValidationError, format!("this agent has no executor {:?}", task.executor))
+    }
+}
+
+/// Stands for an executor where the config refers to secrets that did not come with the lease.
+pub(super) struct Unresolved(pub(super) Vec<Problem>);
+
+#[async_trait]
+impl Executor for Unresolved {
+    async fn run(&self, _: Task, _: Context) -> Outcome {
+        let lines: Vec<String> = self.0.iter().map(|(field, message)| format!("{field}: {message}")).collect();
+        Outcome::failure(ErrorType::ValidationError, lines.join("; "))
     }
 }
 

@@ -120,6 +120,7 @@ fn with_work(lease: Lease, work: &Work) -> Lease {
         executor: work.executor.clone(),
         config: work.config.clone(),
         timeout_ms: work.timeout_ms,
+        secrets: work.secrets.clone(),
         work: 0,
         ..lease
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use orrery_proto::Json;
 use orrery_proto::v1::{AgentMessage, Finished, Goodbye, Lease, Register, agent_message::Kind};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -15,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use self::connection::{Connection, Event, Registration};
-use super::attempt::Unknown;
+use super::attempt::{Unknown, Unresolved};
 use super::crew::Crew;
 use super::finished::{Ending, Limits};
 use super::journal::{Journal, Left};
@@ -26,6 +27,7 @@ use super::reports::{Report, Reports};
 use super::ship::{Destination, ship};
 use super::state::{Action, Reconnect, State, Terms};
 use crate::executor::{Context, Executor};
+use crate::secret::{self, Redactor};
 
 /// At most one progress message of a task in this time.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -248,12 +250,22 @@ impl Runner {
         self.crew.set_off();
     }
 
-    fn start(&mut self, lease: Lease, now: Instant) {
+    fn start(&mut self, mut lease: Lease, now: Instant) {
         let key = LeaseKey::from(&lease);
-        let task = task_of(lease, self.timeout_cap);
-        let output = TaskOutput::new(key.clone(), task.attempt, self.workshop.desk.clone());
+        let secrets = std::mem::take(&mut lease.secrets);
+        let mut task = task_of(lease, self.timeout_cap);
+        let mut output = TaskOutput::new(key.clone(), task.attempt, self.workshop.desk.clone());
+        if !secrets.is_empty() {
+            output = output.redacted_by(Redactor::new(secrets.values().map(String::as_str)));
+        }
         let context = Context::of_task(output, self.trust.1.subscribe());
-        let executor = self.executors.get(&task.executor).unwrap_or(&self.unknown).clone();
+        let mut executor = self.executors.get(&task.executor).unwrap_or(&self.unknown).clone();
+        if task.config.text.contains(secret::OPENING) {
+            match secret::substitute(&task.executor, &task.config.text, &secrets) {
+                Ok(config) => task.config = Json::new(config),
+                Err(problems) => executor = Arc::new(Unresolved(problems)),
+            }
+        }
         self.crew.begin(Attempt { key, executor, task, context }, now);
     }
 

@@ -3,6 +3,9 @@
 mod fields;
 mod problems;
 mod schedule;
+mod secrets;
+
+use std::collections::BTreeSet;
 
 use orrery_proto::v1::{
     CreateJobRequest, Delivery, ErrorType, JobType, MisfirePolicy, OverlapPolicy, RetryConfig, UpdateJobRequest,
@@ -29,12 +32,25 @@ const DEFAULT_QUEUE: &str = "default";
 /// # Errors
 /// Everything that is wrong, in the order of the fields.
 pub(crate) fn read(request: &CreateJobRequest, prefix: &str) -> Result<JobSpec, Vec<FieldProblem>> {
+    read_keeping(request, prefix, &BTreeSet::new())
+}
+
+/// The same of a definition that was read and is sent back, where values of these names stay as they are stored.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_keeping(
+    request: &CreateJobRequest,
+    prefix: &str,
+    kept: &BTreeSet<String>,
+) -> Result<JobSpec, Vec<FieldProblem>> {
     let mut problems = Problems::new(prefix);
     let p = &mut problems;
     let name = fields::name(p, &request.name);
     let description = fields::description(p, &request.description);
     let schedule = schedule::read(p, request);
     let (job_type, config) = job(p, request);
+    let sensitive = secrets::read(p, (job_type, &config), &request.sensitive, kept);
     let retry = retry(p, request.retry_config.as_ref());
     let timeout_seconds = request.timeout.map(|s| p.within("INVALID_TIMEOUT", "timeout", s, 1, MAX_TIMEOUT_SECONDS));
     let max_concurrent =
@@ -46,6 +62,8 @@ pub(crate) fn read(request: &CreateJobRequest, prefix: &str) -> Result<JobSpec, 
         schedule,
         job_type,
         config,
+        sensitive,
+        sealed: Vec::new(),
         retry,
         timeout_seconds,
         max_concurrent,
@@ -191,6 +209,7 @@ macro_rules! definition_of {
             idempotency_key: String::new(),
             concurrency_key: request.concurrency_key,
             concurrency_limit: request.concurrency_limit,
+            sensitive: request.sensitive,
         }
     }};
 }

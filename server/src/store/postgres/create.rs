@@ -210,9 +210,9 @@ async fn write_versions(tx: &mut PgConnection, jobs: &[&Job]) -> Result<()> {
     .bind(jobs.iter().map(|j| spec_text(&j.spec)).collect::<Vec<_>>())
     .bind(jobs.iter().map(|j| j.updated_at).collect::<Vec<_>>())
     .bind(jobs.iter().map(|j| j.created_by).collect::<Vec<_>>())
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
-    Ok(())
+    super::secrets::insert_of_jobs(tx, jobs).await
 }
 
 /// Whether the name of a job was taken while it was being written.

@@ -37,6 +37,7 @@ mod reads;
 mod release;
 mod replica;
 mod rows;
+mod secrets;
 mod sessions;
 mod sharing;
 mod specs;

@@ -239,6 +239,7 @@ async fn write(work: &mut Work, job: &Job, index: usize) -> Result<()> {
         .bind(micros(work.now))
         .execute(&mut *work.tx)
         .await?;
+    super::secrets::insert_of_job(work, job).await?;
     // What has not begun will run the new version, so it has to wait where that can run; what is granted ahead as well, for it is called back.
     sqlx::query(concat!(
         "update live_executions set lane_id = ?1, queue = ?2, priority = ?3 \

@@ -17,6 +17,7 @@ mod logs;
 mod pick;
 mod reads;
 mod rows;
+mod secrets;
 mod sessions;
 mod sharing;
 mod upkeep;

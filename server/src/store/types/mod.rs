@@ -8,6 +8,7 @@ mod jobs;
 mod leases;
 mod reads;
 mod refused;
+mod secrets;
 mod sessions;
 mod upkeep;
 
@@ -19,5 +20,6 @@ pub use jobs::*;
 pub use leases::*;
 pub use reads::*;
 pub use refused::*;
+pub use secrets::*;
 pub use sessions::*;
 pub use upkeep::*;

@@ -24,8 +24,8 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Tables that a series leaves rows in. Lanes stay: stores keep them in memory.
-const TABLES: &str =
-    "live_executions, job_executions, scheduled_jobs, job_versions, agent_sessions, fire_omissions, idempotency_keys";
+const TABLES: &str = "live_executions, job_executions, scheduled_jobs, secrets, secret_versions, job_versions, agent_sessions, fire_omissions, \
+                      idempotency_keys";
 
 /// Makes every call on the model and on both engines.
 async fn compare(calls: &[Call], postgres: &DynStore) -> Result<(), TestCaseError> {

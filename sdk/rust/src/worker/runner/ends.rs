@@ -50,6 +50,10 @@ impl Runner {
         if let Some(percent) = output.and_then(|output| output.take_progress()) {
             self.state.progressed(key, percent);
         }
+        let ending = match output {
+            Some(output) => output.redacted(ending),
+            None => ending,
+        };
         let left_behind = matches!(ending, Ending::LeftBehind);
         let took = now.saturating_duration_since(member.begin);
         let finished = conclude(key, ending, member.cause, member.timeout, took, self.workshop.limits);
