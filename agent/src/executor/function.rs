@@ -10,6 +10,7 @@ use orrery_proto::Json;
 use orrery_proto::v1::ErrorType;
 use orrery_sdk::config::{FunctionConfig, ProcessConfig, Runtime};
 use orrery_sdk::executor::{Context, Executor, Outcome, Task};
+use orrery_sdk::secret::Redactor;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -110,10 +111,23 @@ impl Function {
             Some(reason) => stopped(reason, task),
             None => {
                 let blame = Blame { program: blame, text: "config.functionName" };
-                judge(&finished, read_report(&output).await, config, (&program, &blame), settings)
+                let report = read_report(&output).await.map(|report| report.redacted(context.redactor()));
+                judge(&finished, report, config, (&program, &blame), settings)
             }
         };
         Ok(outcome.with_usage(finished.usage))
+    }
+}
+
+impl Report {
+    /// Without secrets in what is cut to a length later: half of one would not be known any more.
+    fn redacted(self, redactor: Option<&Redactor>) -> Self {
+        match (self, redactor) {
+            (Self::Raised { message, stack }, Some(redactor)) => {
+                Self::Raised { message, stack: redactor.text(&stack).into_owned() }
+            }
+            (report, _) => report,
+        }
     }
 }
 

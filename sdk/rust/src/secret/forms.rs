@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn short_values_have_no_forms_and_keys_have_lines() {
-        assert!(Forms::of(["abc", " ab "]).plain.is_empty());
+        assert!(Forms::of(["abc", "ab "]).plain.is_empty());
         let forms = Forms::of(["-----BEGIN-----\n  0123456789abcdef\nshort\n"]);
         assert!(forms.plain.contains(&b"0123456789abcdef".to_vec()));
         assert!(!forms.plain.contains(&b"short".to_vec()));
