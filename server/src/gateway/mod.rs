@@ -22,8 +22,8 @@ use orrery_proto::v1::__rest_over_grpc_bridge_ExecutionService::ExecutionService
 use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_KeyService::KeyServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SchedulerService::SchedulerServiceRestBridge;
-use orrery_proto::v1::__rest_over_grpc_bridge_UserService::UserServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SecretService::SecretServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_UserService::UserServiceRestBridge;
 use rest_over_grpc::serving::RestService;
 use rest_over_grpc::transcoding::Transcode;
 use tower::Service;

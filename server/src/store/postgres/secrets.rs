@@ -57,6 +57,7 @@ impl Secrets for PgStore {
     }
 
     async fn list_secrets(&self, tenant: Uuid, after: Option<&str>, limit: i64) -> Result<Vec<SecretRow>> {
+        let mut tx = self.read_for(tenant).await?;
         // By bytes, as page tokens compare, whatever the database's collation.
         let found = sqlx::query(secret_rows!(
             r#"and ($2::text is null or s.name collate "C" > $2) order by s.name collate "C" limit $3"#
@@ -64,14 +65,15 @@ impl Secrets for PgStore {
         .bind(tenant)
         .bind(after)
         .bind(limit)
-        .fetch_all(self.pool())
+        .fetch_all(&mut *tx)
         .await?;
         found.iter().map(secret_row).collect()
     }
 
     async fn secrets_named(&self, tenant: Uuid, names: &[String]) -> Result<Vec<SecretRow>> {
+        let mut tx = self.read_for(tenant).await?;
         let found =
-            sqlx::query(secret_rows!("and s.name = any($2)")).bind(tenant).bind(names).fetch_all(self.pool()).await?;
+            sqlx::query(secret_rows!("and s.name = any($2)")).bind(tenant).bind(names).fetch_all(&mut *tx).await?;
         found.iter().map(secret_row).collect()
     }
 
@@ -80,6 +82,7 @@ impl Secrets for PgStore {
     }
 
     async fn sealed_secrets(&self, tenant: Uuid, wanted: &[WantedSecret]) -> Result<Vec<(WantedSecret, SealedSecret)>> {
+        let mut tx = self.read_for(tenant).await?;
         let found = sqlx::query(
             "select v.*, k.proof, w.version as asked
              from unnest($2::text[], $3::bigint[]) as w(name, version)
@@ -90,13 +93,14 @@ impl Secrets for PgStore {
         .bind(tenant)
         .bind(wanted.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())
         .bind(wanted.iter().map(|(_, version)| *version).collect::<Vec<_>>())
-        .fetch_all(self.pool())
+        .fetch_all(&mut *tx)
         .await?;
         let asked = |row: &PgRow| Ok(((row.try_get("name")?, row.try_get("asked")?), sealed(row)?));
         found.iter().map(asked).collect()
     }
 
     async fn stale_secrets(&self, stale: &StaleSecrets<'_>) -> Result<Vec<SealedSecret>> {
+        let mut tx = self.read_for(stale.tenant).await?;
         let (after, version) = stale.after.clone().unzip();
         let found = sqlx::query(
             r#"select v.*, k.proof from secret_versions v join secret_keys k on k.id = v.key_id
@@ -109,7 +113,7 @@ impl Secrets for PgStore {
         .bind(after)
         .bind(version)
         .bind(stale.limit)
-        .fetch_all(self.pool())
+        .fetch_all(&mut *tx)
         .await?;
         found.iter().map(sealed).collect()
     }
@@ -125,7 +129,7 @@ impl Secrets for PgStore {
 
 impl PgStore {
     async fn try_put_secret(&self, tenant: Uuid, name: &str, by: Uuid, seal: &SealSecret<'_>) -> Result<SecretRow> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_for(tenant).await?;
         let now = super::clock(&mut tx).await?;
         // Locks the row, so that versions are given one by one.
         let version: i64 = sqlx::query_scalar(
@@ -158,7 +162,7 @@ impl PgStore {
     }
 
     async fn try_delete_secret(&self, tenant: Uuid, name: &str, version: Option<i64>, by: Uuid) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_for(tenant).await?;
         let newest: Option<i64> = sqlx::query_scalar(
             "select version from secrets
              where tenant_id = $1 and name = $2 and deleted_at is null and job_id is null for update",
@@ -194,7 +198,7 @@ impl PgStore {
     }
 
     async fn try_replace_sealed(&self, pairs: &[(SealedSecret, SealedSecret)]) -> Result<u64> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_all(pairs.iter().map(|(_, new)| new.tenant_id)).await?;
         let now = super::clock(&mut tx).await?;
         let fresh: Vec<&SealedSecret> = pairs.iter().map(|(_, new)| new).collect();
         insert_keys(&mut tx, &fresh, now).await?;
