@@ -7,6 +7,7 @@ use std::{fs, io};
 use clap::{Args, ValueEnum};
 use orrery_sdk::{Channel, FunctionRegistry};
 
+use crate::egress::{Policy, Rules};
 use crate::executor::ExecutorSettings;
 
 /// Where a package puts the agent's data; used where it is there.
@@ -134,6 +135,13 @@ pub struct AgentArgs {
     /// Longest time of an attempt in milliseconds, whatever its job says; 0 is no limit
     #[arg(long, value_name = "MS", env = "JOB_TIMEOUT", default_value_t = 300_000)]
     pub job_timeout_ms: u64,
+    /// What http jobs may call beside public addresses, separated by commas: networks (10.0.0.0/8), addresses, hosts (db.internal,
+    /// *.svc.internal), each with :PORT where only that one
+    #[arg(long, value_name = "RULES", env = "ORRERY_EGRESS_ALLOW", default_value = "", hide_default_value = true)]
+    pub egress_allow: Rules,
+    /// What the coordinator may open beside, for all tenants or for one, written alike; nothing without it
+    #[arg(long, value_name = "RULES", env = "ORRERY_EGRESS_DELEGATE", default_value = "", hide_default_value = true)]
+    pub egress_delegate: Rules,
     /// Directory of Python and Node modules whose functions may be run; none are where no directory is given; repeatable
     #[arg(long = "function-dir", value_name = "DIR", env = "ORRERY_FUNCTION_DIR", value_delimiter = ':')]
     pub function_dirs: Vec<PathBuf>,
@@ -209,6 +217,7 @@ impl AgentArgs {
                 grace: Duration::from_secs(self.grace_seconds),
                 function_dirs: self.function_dirs,
                 supervisor,
+                egress: Policy { allow: self.egress_allow, delegate: self.egress_delegate },
                 ..ExecutorSettings::default()
             },
             only: given(self.executors),

@@ -4,6 +4,7 @@
 
 pub mod config;
 mod daemon;
+pub mod egress;
 pub mod executor;
 pub mod identity;
 pub mod install;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::job::Timeouts;
+use crate::limiter::Rates;
 use crate::redis::{AddressError, Redis};
 use crate::secret::{EncryptionError, KeySource};
 use crate::telemetry::Metrics;
@@ -61,9 +62,12 @@ pub struct Sharing {
     /// How long the lock of a job outlives a coordinator that dies with it, in milliseconds.
     #[arg(long, env = "SCHEDULER_LOCK_TTL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     pub lock_ttl_ms: u64,
-    /// Calls that a principal may make in a minute, and an address without valid credentials; 0 is no limit.
-    #[arg(long, env = "ORRERY_RATE_LIMIT_PER_MINUTE", default_value_t = 0)]
-    pub rate_limit_per_minute: u32,
+    /// Calls that a principal may make in a minute, which may come at once; 0 is no limit [default: 6000; none in `orrery dev`]
+    #[arg(long, env = "ORRERY_RATE_LIMIT_PER_MINUTE")]
+    pub rate_limit_per_minute: Option<u32>,
+    /// Calls that an address may make in a minute without valid credentials; 0 is no limit [default: 100; none in `orrery dev`]
+    #[arg(long, env = "ORRERY_ADDRESS_RATE_LIMIT_PER_MINUTE")]
+    pub address_rate_limit_per_minute: Option<u32>,
 }
 
 /// How an agent is chosen.
@@ -234,6 +238,23 @@ impl Sharing {
         url.map(|url| Redis::new(url, metrics.clone())).transpose()
     }
 
+    /// How many calls callers may make. A program that does its work by calling hardly reaches a hundred in a second for minutes; who has no
+    /// credentials has little to call for.
+    pub fn rates(&self) -> Rates {
+        Rates {
+            principal: self.rate_limit_per_minute.unwrap_or(6000),
+            address: self.address_rate_limit_per_minute.unwrap_or(100),
+        }
+    }
+
+    /// The same without any limit that was not set.
+    #[must_use]
+    pub fn unlimited(mut self) -> Self {
+        self.rate_limit_per_minute.get_or_insert(0);
+        self.address_rate_limit_per_minute.get_or_insert(0);
+        self
+    }
+
     /// How long a lock lives without being extended.
     pub fn lock_ttl(&self) -> Duration {
         Duration::from_millis(self.lock_ttl_ms)
@@ -243,11 +264,11 @@ impl Sharing {
 impl std::fmt::Debug for Sharing {
     /// Without the address of Redis, which may hold a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { redis_url, lock_ttl_ms, rate_limit_per_minute } = self;
+        let Self { redis_url, lock_ttl_ms, .. } = self;
         f.debug_struct("Sharing")
             .field("redis", &redis_url.is_some())
             .field("lock_ttl_ms", lock_ttl_ms)
-            .field("rate_limit_per_minute", rate_limit_per_minute)
+            .field("rates", &self.rates())
             .finish()
     }
 }

@@ -17,9 +17,10 @@ use crate::auth::{AuthLayer, Authenticator};
 use crate::cache::Caches;
 use crate::clock::DatabaseClock;
 use crate::config::{Limits, Sharing};
-use crate::dispatch::{AgentApi, Armer, Cancels, Dispatch, Dispatcher, HandOver, Intake, Renewals, Streams};
-use crate::gateway;
-use crate::limiter::Limiter;
+use crate::dispatch::{AgentApi, Armer, Cancels, Dispatch, Dispatcher, Egress, HandOver, Intake, Renewals, Streams};
+use crate::edge::{Edge, EdgeArgs};
+use crate::gateway::{self, Face};
+use crate::limiter::{Guard, Limiter};
 use crate::lock::Locks;
 use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Totals, Upkeep};
 use crate::redis::{Redis, share_hints};
@@ -44,6 +45,7 @@ pub struct Coordinator {
     pub store: DynStore,
     pub limits: Limits,
     pub sharing: Sharing,
+    pub edge: EdgeArgs,
     /// Where there is one. What it carries is never the truth.
     pub redis: Option<Redis>,
     pub authenticator: Authenticator,
@@ -68,6 +70,9 @@ struct Parts {
     limiter: Option<Limiter>,
     tls: Tls,
     vault: Vault,
+    guard: Guard,
+    edge: EdgeArgs,
+    egress: Egress,
     /// Ends the loops, after the services.
     loops: CancellationToken,
     tasks: TaskTracker,
@@ -138,7 +143,10 @@ impl Parts {
             redis: redis.clone(),
             locks: Locks::new(store.clone(), redis.clone(), id, ttl, metrics.clone()),
             caches: Caches::new(store.clone(), redis.clone(), metrics.clone()),
-            limiter: Limiter::new(coordinator.sharing.rate_limit_per_minute, redis.clone(), metrics.clone()),
+            limiter: Limiter::new(coordinator.sharing.rates(), redis.clone(), metrics.clone()),
+            guard: Guard::new(coordinator.edge.free_attempts, redis.clone(), metrics.clone()),
+            edge: coordinator.edge.clone(),
+            egress: Egress::new(&coordinator.edge.egress_allow),
             tls: coordinator.tls.clone(),
             vault: coordinator.vault.clone(),
             store: coordinator.store.clone(),
@@ -180,6 +188,7 @@ impl Parts {
             intake,
             clock: clock.clone(),
             vault: self.vault.clone(),
+            egress: self.egress.clone(),
         };
         let armer = Armer {
             store: store.clone(),
@@ -247,6 +256,7 @@ impl Parts {
             intake: agents.intake.clone(),
             clock: self.clock.clone(),
             vault: self.vault.clone(),
+            egress: self.egress.clone(),
         };
         let (triggers, making) = TriggerQueue::new(self.store.clone(), self.limits.clone(), Some(hand_over));
         self.tasks.spawn(making.run(self.loops.clone()));
@@ -264,7 +274,13 @@ impl Parts {
         self.tasks.spawn(authenticator.clone().keep(self.loops.clone()));
         self.tasks.spawn(agents.streams.clone().watch(self.store.clone(), self.loops.clone()));
         self.tasks.spawn(self.tls.clone().keep(self.loops.clone()));
-        let authenticate = AuthLayer::new(authenticator).limited_by(self.limiter.clone());
+        let authenticate = AuthLayer::new(authenticator)
+            .limited_by(self.limiter.clone())
+            .guarded_by(self.guard.clone())
+            .behind(Edge::new(&self.edge))
+            .counting(self.metrics.clone());
+        let face =
+            Face { origins: self.edge.cors_origins.clone(), hsts_seconds: self.edge.hsts(self.tls.is_on()) };
         let operations = OperationsLayer::new(self.metrics.clone());
         let routes = api::grpc_routes(api.clone())?
             .add_service(AgentServiceServer::new(agents).max_decoding_message_size(16 << 20));
@@ -277,7 +293,7 @@ impl Parts {
             .layer(authenticate.clone())
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
-        let router = gateway::router(api, authenticate).layer(operations);
+        let router = gateway::router(api, authenticate, &face).layer(operations);
         let closing_http = closing.clone();
         // Tapped for nothing: the address of a listener that is not axum's own is handed on only so.
         let incoming = Incoming::new(listeners.http, &self.tls, Face::Rest)?.tap_io(|_| {});

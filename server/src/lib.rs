@@ -13,6 +13,7 @@ pub mod concurrency;
 pub mod config;
 pub mod coordinator;
 pub mod dispatch;
+pub mod edge;
 pub mod error;
 pub mod execution;
 pub mod firing;

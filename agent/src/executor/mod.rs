@@ -18,6 +18,8 @@ use orrery_proto::v1::ErrorType;
 use orrery_sdk::config::Problem;
 use orrery_sdk::executor::{Executor, Outcome, StopReason, Task};
 
+use crate::egress::Policy;
+
 pub use self::supervise::supervise;
 
 /// How the executors of an agent behave.
@@ -37,6 +39,8 @@ pub struct ExecutorSettings {
     pub max_output_bytes: usize,
     /// What http jobs call themselves.
     pub user_agent: String,
+    /// Where http jobs may connect to; by default to the public internet only.
+    pub egress: Policy,
     /// Program and leading arguments that end up in [`supervise`], such as the agent's own path and `supervise`. It lets processes end
     /// even where the agent dies by SIGKILL; where absent, the agent starts them itself and that is not so.
     pub supervisor: Option<Vec<String>>,
@@ -52,6 +56,7 @@ impl Default for ExecutorSettings {
             max_result_bytes: 256 * 1024,
             max_output_bytes: 64 * 1024,
             user_agent: concat!("orrery-agent/", env!("CARGO_PKG_VERSION")).into(),
+            egress: Policy::default(),
             supervisor: None,
         }
     }

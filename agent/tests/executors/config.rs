@@ -31,6 +31,7 @@ fn what_is_wrong_names_its_field() {
         ("http", r#"{"url":"ftp://a"}"#, "config.url", "http://"),
         ("http", r#"{"url":"http://a b"}"#, "config.url", "space"),
         ("http", r#"{"url":"http:///x"}"#, "config.url", "no host"),
+        ("http", r#"{"url":"https://user:pass@example.com/"}"#, "config.url", "Authorization"),
         ("http", r#"{"url":"http://a","method":"get"}"#, "config.method", "use one of GET, POST"),
         ("http", r#"{"url":"http://a","headers":{"a b":"c"}}"#, "config.headers.a b", "header"),
         ("http", r#"{"url":"http://a","headers":{"a":1}}"#, "config.headers.a", "must be a string, not 1"),

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use orrery_agent::egress::{Policy, Rules};
 use orrery_agent::executor::ExecutorSettings;
 use orrery_proto::Json;
 use orrery_proto::v1::ErrorType;
@@ -72,8 +73,10 @@ fn answer(status: &str, content_type: &str, body: &str) -> Option<String> {
     ))
 }
 
+/// The servers of these tests are on this host.
 fn settings() -> ExecutorSettings {
-    ExecutorSettings::default()
+    let egress = Policy { allow: Rules::loopback(), delegate: Rules::default() };
+    ExecutorSettings { egress, ..ExecutorSettings::default() }
 }
 
 const DIGITS: &str = r#"{"n":30000,"big":123456789012345678901234567890,"f":1.50, "e":1e999}"#;

@@ -42,6 +42,7 @@ pub fn task(config: impl ToString) -> Task {
         timeout: Duration::from_secs(60),
         idempotency_key: "key-1".into(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        egress_allow: Vec::new(),
     }
 }
 

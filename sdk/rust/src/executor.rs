@@ -46,6 +46,9 @@ pub struct Task {
     pub idempotency_key: String,
     /// W3C trace context to hand on to the target, if the execution is traced.
     pub traceparent: Option<String>,
+    /// What its calls may reach beside public addresses, by the word of the coordinator: networks, addresses and hosts, each with a port or
+    /// without one. The executor's own settings bound it.
+    pub egress_allow: Vec<String>,
 }
 
 impl fmt::Debug for Task {

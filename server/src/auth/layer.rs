@@ -1,6 +1,6 @@
 //! The tower layer that gRPC and REST both pass: it finds the principal and serves the call in its scope.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,8 +12,10 @@ use tower::{Layer, Service};
 
 use super::Principal;
 use super::authenticator::{Authenticator, Credentials};
+use crate::edge::Edge;
 use crate::error::{Error, Kind};
-use crate::limiter::{Caller, Limiter, RETRY_AFTER};
+use crate::limiter::{Budget, Caller, Guard, Limiter, RETRY_AFTER, guarded};
+use crate::telemetry::Metrics;
 use crate::tls::Peer;
 
 /// Paths that need no credentials.
@@ -39,8 +41,11 @@ const SIGNING_IN: [&str; 6] = [
     "/orrery.v1.AuthService/Refresh",
     "/orrery.v1.AuthService/Logout",
 ];
+/// Paths that are for whoever watches over the process: they are served whatever the list of addresses says.
+const PROBES: [&str; 2] = ["/health", "/ready"];
 /// What paths begin with that need no credentials.
-const PUBLIC_BELOW: [&str; 2] = ["/grpc.health.v1.", "/grpc.reflection."];
+const PUBLIC_BELOW: [&str; 2] = [GRPC_HEALTH, "/grpc.reflection."];
+const GRPC_HEALTH: &str = "/grpc.health.v1.";
 
 /// Authenticates every call but those of public paths.
 #[derive(Clone)]
@@ -48,12 +53,20 @@ pub struct AuthLayer {
     authenticator: Authenticator,
     public_below: Arc<[String]>,
     limiter: Option<Limiter>,
+    guard: Guard,
+    edge: Edge,
+    metrics: Metrics,
 }
+
+/// Why a call is not served, and what is left of its caller's budget where that was asked.
+type Refused = (Error, Option<Budget>);
 
 impl AuthLayer {
     /// A layer that asks `authenticator`.
     pub fn new(authenticator: Authenticator) -> Self {
-        Self { authenticator, public_below: Arc::new([]), limiter: None }
+        let metrics = Metrics::default();
+        let guard = Guard::new(0, None, metrics.clone());
+        Self { authenticator, public_below: Arc::new([]), limiter: None, guard, edge: Edge::default(), metrics }
     }
 
     /// Refuses calls of those who make too many.
@@ -63,20 +76,69 @@ impl AuthLayer {
         self
     }
 
-    /// The caller, where it is known and has not called too often. Those who are not known are counted by their address, so that
-    /// guessing credentials is as limited as using them.
-    async fn admit(&self, credentials: &Credentials<'_>) -> Result<Principal, Error> {
+    /// Makes those wait who guess at credentials.
+    #[must_use]
+    pub fn guarded_by(mut self, guard: Guard) -> Self {
+        self.guard = guard;
+        self
+    }
+
+    /// Refuses calls from where none may come, and knows whom proxies speak for.
+    #[must_use]
+    pub fn behind(mut self, edge: Edge) -> Self {
+        self.edge = edge;
+        self
+    }
+
+    /// Counts what it refuses.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// The caller, where it is known, may call from where it does, and has not called too often; with what is left of its budget. Those who
+    /// are not known are counted by their address, so that guessing credentials is as limited as using them.
+    async fn admit(&self, credentials: &Credentials<'_>) -> Result<(Principal, Option<Budget>), Refused> {
+        let address = credentials.peer.map(|peer| peer.ip());
+        let found = self.known(credentials, address).await;
+        let is_agent = is_agents(credentials.uri.path());
+        let admitted = found.and_then(|principal| {
+            // Agents of the whole deployment administer nothing.
+            if !is_agent {
+                self.edge.admit_principal(&principal, address).inspect_err(|_| self.metrics.call_refused("address"))?;
+            }
+            Ok(principal)
+        });
+        let (Some(limiter), Ok(_) | Err(Error { kind: Kind::Unauthenticated, .. })) = (&self.limiter, &admitted) else {
+            return admitted.map(|principal| (principal, None)).map_err(|error| (error, None));
+        };
+        let caller = match (&admitted, address) {
+            (Ok(_), _) if is_agent => None,
+            (Ok(principal), _) => Some(Caller::Known(principal)),
+            (Err(_), address) => address.map(Caller::At),
+        };
+        let budget = match caller {
+            Some(caller) => limiter.admit(&caller).await.map_err(|(error, budget)| (error, Some(budget)))?,
+            None => None,
+        };
+        admitted.map(|principal| (principal, budget)).map_err(|error| (error, budget))
+    }
+
+    /// Who calls. Where credentials are shown, whoever shows wrong ones has to wait, and they are not looked at meanwhile.
+    async fn known(&self, credentials: &Credentials<'_>, address: Option<IpAddr>) -> Result<Principal, Error> {
+        let Some(shown) = shown(credentials.headers) else { return self.authenticator.principal(credentials).await };
+        self.guard.before_call(address, shown).await?;
         let found = self.authenticator.principal(credentials).await;
-        let Some(limiter) = self.limiter.as_ref().filter(|_| !is_unlimited(credentials.uri.path())) else {
-            return found;
-        };
-        let caller = match (&found, credentials.peer) {
-            (Ok(principal), _) => Caller::Known(principal),
-            (Err(error), Some(peer)) if error.kind == Kind::Unauthenticated => Caller::At(peer.ip()),
-            // The database is away, or there is nobody to count.
-            (Err(_), _) => return found,
-        };
-        limiter.admit(&caller).await?;
+        match &found {
+            Ok(_) => self.guard.was_right(shown),
+            Err(error) if error.kind == Kind::Unauthenticated => {
+                self.metrics.call_refused("credentials");
+                self.guard.was_wrong(address, shown).await;
+            }
+            // The database is away: nobody knows.
+            Err(_) => {}
+        }
         found
     }
 
@@ -136,29 +198,48 @@ where
         // The clone is not known to be ready; the one that is goes with the call.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        if self.layer.is_public(request.uri().path()) {
+        let layer = self.layer.clone();
+        let path = request.uri().path();
+        if PROBES.contains(&path) || path.starts_with(GRPC_HEALTH) {
             return Box::pin(inner.call(request));
         }
-        let layer = self.layer.clone();
         Box::pin(async move {
             // Without the body, which need not be Sync.
             let (parts, body) = request.into_parts();
             let agent = parts.extensions.get::<Peer>().and_then(|peer| peer.agent);
-            let peer = peer(&parts.extensions);
+            // From here on the caller's own address, where a trusted proxy has told it.
+            let peer = peer(&parts.extensions).map(|peer| layer.edge.caller(peer, &parts.headers));
+            let address = peer.map(|peer| peer.ip());
+            let grpc = is_grpc(&parts.headers);
+            if let Err(error) = layer.edge.admit(address) {
+                layer.metrics.call_refused("address");
+                return Ok(refusal(error, grpc));
+            }
             let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer, agent };
-            if SIGNING_IN.contains(&parts.uri.path()) {
-                if let Err(error) = layer.admit_unknown(&credentials).await {
-                    return Ok(refusal(error, is_grpc(&parts.headers)));
-                }
-                let origin = credentials.origin();
-                return super::scope_unknown(origin, inner.call(Request::from_parts(parts, body))).await;
+            let origin = credentials.origin();
+            let signs_in = SIGNING_IN.contains(&parts.uri.path());
+            if signs_in && let Err(error) = layer.admit_unknown(&credentials).await {
+                return Ok(refusal(error, grpc));
+            }
+            if signs_in || layer.is_public(parts.uri.path()) {
+                let call = super::scope_unknown(origin, inner.call(Request::from_parts(parts, body)));
+                return guarded(layer.guard, address, call).await;
             }
             match layer.admit(&credentials).await {
-                Ok(principal) => {
-                    let origin = credentials.origin();
-                    super::scope(principal, origin, inner.call(Request::from_parts(parts, body))).await
+                Ok((principal, budget)) => {
+                    let call = super::scope(principal, origin, inner.call(Request::from_parts(parts, body)));
+                    let mut response = guarded(layer.guard, address, call).await?;
+                    if is_denied(&response) {
+                        layer.metrics.call_refused("permission");
+                    }
+                    write(budget, &mut response);
+                    Ok(response)
                 }
-                Err(error) => Ok(refusal(error, is_grpc(&parts.headers))),
+                Err((error, budget)) => {
+                    let mut response = refusal(error, grpc);
+                    write(budget, &mut response);
+                    Ok(response)
+                }
             }
         })
     }
@@ -168,6 +249,25 @@ fn peer(extensions: &http::Extensions) -> Option<SocketAddr> {
     let axum = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let ours = || extensions.get::<Peer>().map(|peer| peer.address);
     axum.or_else(ours).or_else(|| extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr))
+}
+
+/// The key or token of a call, as it was written.
+fn shown(headers: &http::HeaderMap) -> Option<&[u8]> {
+    let credential = headers.get(http::header::AUTHORIZATION).or_else(|| headers.get("x-api-key"));
+    credential.map(HeaderValue::as_bytes)
+}
+
+fn write<R>(budget: Option<Budget>, response: &mut Response<R>) {
+    if let Some(budget) = budget {
+        budget.write(response.headers_mut());
+    }
+}
+
+/// Whether the answer is that the caller may not.
+fn is_denied<R>(response: &Response<R>) -> bool {
+    // PERMISSION_DENIED: https://grpc.io/docs/guides/status-codes/
+    let by_grpc = || response.headers().get("grpc-status").is_some_and(|status| status == "7");
+    response.status() == StatusCode::FORBIDDEN || by_grpc()
 }
 
 fn is_grpc(headers: &http::HeaderMap) -> bool {
@@ -199,6 +299,6 @@ fn refusal<R: Default>(error: Error, grpc: bool) -> Response<R> {
 }
 
 /// Agents' streams are few and long, and a whole fleet of one key comes back at once when a coordinator goes.
-fn is_unlimited(path: &str) -> bool {
+fn is_agents(path: &str) -> bool {
     path.starts_with("/orrery.v1.AgentService/")
 }

@@ -55,6 +55,11 @@ async fn scope_unknown<F: Future>(origin: Origin, call: F) -> F::Output {
     ORIGIN.scope(origin, call).await
 }
 
+/// Serves a call of which nobody knows yet who makes it, such as a login.
+pub(crate) async fn unknown<F: Future>(origin: Origin, call: F) -> F::Output {
+    UNKNOWN.scope(origin, call).await
+}
+
 /// Where the call being served comes from; nothing is known of it where a call has not passed the layer.
 pub fn origin() -> Origin {
     ORIGIN.try_with(Origin::clone).unwrap_or_default()

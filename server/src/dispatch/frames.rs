@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use orrery_proto::v1::{Lease, LeaseBatch, Work};
+use orrery_proto::v1::{JobType, Lease, LeaseBatch, Work};
 use orrery_proto::{Json, Timestamp};
 use uuid::Uuid;
 
 use super::secrets::Secrets;
-use super::text;
+use super::{Egress, text};
 use crate::clock::DatabaseClock;
 use crate::execution::Execution;
 use crate::store::Grant;
@@ -21,15 +21,15 @@ const FRAME_BYTES: usize = 1 << 20;
 const A_LEASE: usize = 192;
 
 /// Leases in frames, in their order.
-pub(super) fn frames(grants: &[Grant], secrets: &Secrets, clock: &DatabaseClock) -> Vec<LeaseBatch> {
+pub(super) fn frames(grants: &[Grant], secrets: &Secrets, egress: &Egress, clock: &DatabaseClock) -> Vec<LeaseBatch> {
     let traced = is_traced();
     let mut frames = Vec::new();
     let mut frame = Frame::default();
     for grant in grants {
-        if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant, secrets) > FRAME_BYTES {
+        if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant, secrets, egress) > FRAME_BYTES {
             frames.push(std::mem::take(&mut frame).batch);
         }
-        frame.add(grant, secrets, traced, clock);
+        frame.add(grant, secrets, egress, traced, clock);
     }
     if !frame.batch.leases.is_empty() {
         frames.push(frame.batch);
@@ -55,18 +55,19 @@ struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// What it would weigh more.
-    fn weight(&self, grant: &Grant, secrets: &Secrets) -> usize {
+    fn weight(&self, grant: &Grant, secrets: &Secrets, egress: &Egress) -> usize {
         let of_lease = A_LEASE + grant.execution.parameters.as_ref().map_or(0, String::len);
         let of_secrets: usize = secrets.values(grant).iter().map(|(key, value)| key.len() + value.expose().len()).sum();
-        let of_work = A_LEASE + grant.spec.config.len() + grant.execution.job_name.len() + of_secrets;
+        let opened = opened(grant, egress).iter().map(String::len).sum::<usize>();
+        let of_work = A_LEASE + grant.spec.config.len() + grant.execution.job_name.len() + of_secrets + opened;
         if self.works.contains_key(&shared(grant)) { of_lease } else { of_lease + of_work }
     }
 
-    fn add(&mut self, grant: &'a Grant, secrets: &Secrets, traced: bool, clock: &DatabaseClock) {
-        self.size += self.weight(grant, secrets);
+    fn add(&mut self, grant: &'a Grant, secrets: &Secrets, egress: &Egress, traced: bool, clock: &DatabaseClock) {
+        self.size += self.weight(grant, secrets, egress);
         let works = &mut self.batch.works;
         let number = *self.works.entry(shared(grant)).or_insert_with(|| {
-            works.push(work(grant, secrets));
+            works.push(work(grant, secrets, egress));
             u32::try_from(works.len()).unwrap_or(u32::MAX)
         });
         let start_in_us = start_in(&grant.execution, clock);
@@ -74,7 +75,12 @@ impl<'a> Frame<'a> {
     }
 }
 
-fn work(grant: &Grant, secrets: &Secrets) -> Work {
+/// What the calls of an execution may reach beside public addresses; only those of http jobs are checked against it.
+fn opened<'a>(grant: &Grant, egress: &'a Egress) -> &'a [String] {
+    if grant.spec.job_type == JobType::Http { egress.rules() } else { &[] }
+}
+
+fn work(grant: &Grant, secrets: &Secrets, egress: &Egress) -> Work {
     let execution = &grant.execution;
     Work {
         job_id: text(execution.job_id),
@@ -84,6 +90,7 @@ fn work(grant: &Grant, secrets: &Secrets) -> Work {
         config: Some(Json::new(grant.spec.config.clone())),
         timeout_ms: i64::try_from(grant.timeout.max(Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX),
         secrets: secrets.values(grant).iter().map(|(key, value)| (key.clone(), value.expose().to_owned())).collect(),
+        egress_allow: opened(grant, egress).to_vec(),
     }
 }
 
@@ -151,7 +158,7 @@ mod tests {
     #[test]
     fn leases_are_sent_in_frames_that_agents_can_read() {
         let sizes = |grants: Vec<Grant>| {
-            frames(&grants, &Secrets::default(), &DatabaseClock::default())
+            frames(&grants, &Secrets::default(), &Egress::default(), &DatabaseClock::default())
                 .iter()
                 .map(|f| f.leases.len())
                 .collect::<Vec<_>>()
@@ -183,7 +190,7 @@ mod tests {
             };
             early.execution.state = State::Leased(lease);
             clock.observe(Instant::now(), granted_at);
-            frames(&[early], &Secrets::default(), clock)[0].leases[0].start_in_us
+            frames(&[early], &Secrets::default(), &Egress::default(), clock)[0].leases[0].start_in_us
         };
         let quick = of(&DatabaseClock::default(), 900);
         assert!((800_000..=900_000).contains(&quick), "{quick}");
@@ -202,7 +209,7 @@ mod tests {
         let mut renamed = grant(3, 7, 0, 5);
         renamed.execution.job_name = "as it was called before".into();
         let grants = [grant(1, 7, 0, 5), grant(2, 8, 2, 5), renamed, grant(4, 7, 0, 5)];
-        let sent = frames(&grants, &Secrets::default(), &DatabaseClock::default());
+        let sent = frames(&grants, &Secrets::default(), &Egress::default(), &DatabaseClock::default());
         let [batch] = sent.as_slice() else { panic!("{} frames", sent.len()) };
         assert_eq!(batch.leases.iter().map(|lease| lease.work).collect::<Vec<_>>(), [1, 2, 3, 1]);
         for (lease, grant) in batch.leases.iter().zip(&grants) {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::frames::frames;
 use super::secrets::{self, Secrets};
-use super::{Dispatch, Intake, Reservations, Taken, Word};
+use super::{Dispatch, Egress, Intake, Reservations, Taken, Word};
 use crate::clock::DatabaseClock;
 use crate::execution::{Event, Execution};
 use crate::secret::Vault;
@@ -21,6 +21,7 @@ pub struct HandOver {
     pub intake: Intake,
     pub clock: Arc<DatabaseClock>,
     pub vault: Vault,
+    pub egress: Egress,
 }
 
 impl HandOver {
@@ -92,7 +93,7 @@ impl HandOver {
 
     /// Sends leases of one attachment. Answers with them where they cannot be sent.
     fn send(&self, whose: Taken, batch: Vec<Grant>, secrets: &Secrets, reserved: &Reservations) -> Vec<(Uuid, i64)> {
-        let frames = frames(&batch, secrets, &self.clock);
+        let frames = frames(&batch, secrets, &self.egress, &self.clock);
         let leases: Vec<(Uuid, i64)> = batch.iter().map(|g| (g.execution.id, g.execution.epoch)).collect();
         let known: Vec<Arc<Execution>> = batch.into_iter().map(|grant| Arc::new(grant.execution)).collect();
         let spent = reserved.spend(whose, known.len());

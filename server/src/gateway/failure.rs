@@ -1,5 +1,7 @@
 //! From what the generated code answers on a failure to the error that a caller is told of.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::Response;
@@ -18,6 +20,9 @@ use super::{json_place, responses, routes};
 
 /// The code of what cannot be read.
 const CODE: &str = "INVALID_ARGUMENT";
+
+/// How long a body may take. Callers that send a byte now and then would hold connections and memory for ever.
+const READING: Duration = Duration::from_secs(60);
 
 /// What the caller sent, for finding the place of an error.
 pub(super) struct Call {
@@ -38,9 +43,13 @@ struct Written {
 /// The whole body of a request.
 ///
 /// # Errors
-/// 413 where it is larger than `most`; 400 where it breaks off.
+/// 413 where it is larger than `most`; 400 where it breaks off; 408 where it does not come in time.
 pub(super) async fn read_body(body: Body, most: usize) -> Result<Bytes, (StatusCode, Told)> {
-    match Limited::new(body, most).collect().await {
+    let Ok(read) = tokio::time::timeout(READING, Limited::new(body, most).collect()).await else {
+        let error = Told::new("REQUEST_TIMEOUT", format!("the body did not come within {} s", READING.as_secs()));
+        return Err((StatusCode::REQUEST_TIMEOUT, error));
+    };
+    match read {
         Ok(collected) => Ok(without_mark(collected.to_bytes())),
         Err(error) if error.is::<LengthLimitError>() => {
             let message = format!("the body is larger than {most} bytes; send less, or raise ORRERY_MAX_BODY_BYTES");

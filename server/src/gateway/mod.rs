@@ -1,6 +1,7 @@
 //! The REST face of the gRPC services: routes, JSON and their document are generated from the contract; here they are served.
 
 mod error_body;
+mod face;
 mod failure;
 mod internal;
 mod json_place;
@@ -30,6 +31,7 @@ use tower::Service;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 
+pub use self::face::Face;
 use crate::api::{Api, HTTP_STATUS};
 use crate::auth::AuthLayer;
 
@@ -37,7 +39,7 @@ use crate::auth::AuthLayer;
 /// address of callers is known.
 ///
 /// Routes that are added to the answer do not pass its layers; [`dressed`] gives them those that are not about errors.
-pub fn router(api: Api, auth: AuthLayer) -> Router {
+pub fn router(api: Api, auth: AuthLayer, face: &Face) -> Router {
     let most = api.limits.max_body_bytes;
     let transcoder = Transcoder::new(
         // Whoever reaches them has passed the layer of authentication.
@@ -57,12 +59,12 @@ pub fn router(api: Api, auth: AuthLayer) -> Router {
         .route("/docs", get(docs))
         .fallback(move |request: Request| call(service.clone(), most, request));
     let shaped = routes.layer(auth).layer(axum::middleware::from_fn(responses::shape));
-    traced(shaped)
+    traced(face.on(shaped))
 }
 
-/// Gives other routes of the same listener what [`router`] has: authentication, request ids and traces.
-pub fn dressed(routes: Router, auth: AuthLayer) -> Router {
-    traced(routes.layer(auth))
+/// Gives other routes of the same listener what [`router`] has: authentication, request ids, traces, and what browsers are told.
+pub fn dressed(routes: Router, auth: AuthLayer, face: &Face) -> Router {
+    traced(face.on(routes.layer(auth)))
 }
 
 fn traced(routes: Router) -> Router {
@@ -144,6 +146,7 @@ async fn openapi() -> impl IntoResponse {
 async fn docs() -> impl IntoResponse {
     // The page takes nothing from anywhere but this server, and the browser holds it to that.
     const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'";
+                          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+                          frame-ancestors 'none'";
     ([(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY))], Html(include_str!("docs.html")))
 }

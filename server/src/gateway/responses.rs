@@ -25,7 +25,6 @@ pub(super) async fn shape(request: Request, next: Next) -> Response {
             failed(StatusCode::INTERNAL_SERVER_ERROR, of_status(StatusCode::INTERNAL_SERVER_ERROR))
         }
     };
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if path.starts_with("/api/v1/auth/") {
         // Tokens and keys are nobody's to keep on the way (RFC 6749, 5.1).
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -28,6 +28,12 @@ impl Quota {
         self.emission() * self.per_minute
     }
 
+    /// How many may come at once, where the budget is full so much ahead of now.
+    pub(super) fn remaining(&self, ahead: Duration) -> u32 {
+        let free = self.burst().saturating_sub(ahead);
+        u32::try_from(free.as_nanos() / self.emission().as_nanos().max(1)).unwrap_or(u32::MAX)
+    }
+
     /// Takes one at `now` from a budget that is full at `full`, both counted from anywhere: when it is full again.
     ///
     /// # Errors
@@ -66,6 +72,17 @@ mod tests {
         assert_eq!(admitted(60, (0..1000).map(|n| n * 1000)), 1000);
         // In an hour at full speed: the budget of an hour, and that of the first minute.
         assert_eq!(admitted(60, (0..36_000).map(|n| n * 100)), 60 + 3599);
+    }
+
+    #[test]
+    fn what_remains_is_what_may_still_come() {
+        let quota = Quota::per_minute(7).unwrap();
+        let (now, mut full) = (Duration::from_secs(100), Duration::ZERO);
+        for left in (0..7).rev() {
+            full = quota.admit(full, now).unwrap();
+            assert_eq!(quota.remaining(full - now), left);
+        }
+        assert_eq!(quota.remaining(full - now - quota.emission()), 1);
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl Default for Local {
 }
 
 impl Local {
-    /// How long to wait; zero where the call was admitted.
-    pub(super) fn admit(&self, quota: &Quota, key: &str) -> Duration {
+    /// How long to wait, zero where the call was admitted; and how far ahead the budget is full again.
+    pub(super) fn admit(&self, quota: &Quota, key: &str) -> (Duration, Duration) {
         let now = self.began.elapsed();
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         if full.len() >= MOST && !full.contains_key(key) {
@@ -34,12 +34,13 @@ impl Local {
                 full.clear();
             }
         }
-        match quota.admit(full.get(key).copied().unwrap_or_default(), now) {
+        let before = full.get(key).copied().unwrap_or_default();
+        match quota.admit(before, now) {
             Ok(next) => {
                 full.insert(key.to_owned(), next);
-                Duration::ZERO
+                (Duration::ZERO, next - now)
             }
-            Err(wait) => wait,
+            Err(wait) => (wait, before.saturating_sub(now)),
         }
     }
 }

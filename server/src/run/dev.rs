@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use orrery_agent::egress::{Policy, Rules};
 use orrery_agent::executor::ExecutorSettings;
 use orrery_agent::{Agent, AgentOptions};
 use orrery_sdk::client::{Client, ClientOptions};
@@ -13,6 +14,7 @@ use super::{KEY_FILE, RunError, demo, listen, live, on_signals, opened};
 use crate::auth::{Authenticator, DEFAULT_TENANT};
 use crate::config::{Encryption, Identity, Internal, Limits, Listen, ServerSecret, Sharing};
 use crate::coordinator::Coordinator;
+use crate::edge::EdgeArgs;
 use crate::secret::{KeySource, Vault};
 use crate::telemetry::{LogArgs, Metrics};
 use crate::tls::Tls;
@@ -44,6 +46,8 @@ pub struct DevArgs {
     pub sharing: Sharing,
     #[command(flatten)]
     pub internal: Internal,
+    #[command(flatten)]
+    pub edge: EdgeArgs,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -64,13 +68,17 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
     };
     let store = opened::open(&format!("sqlite:{}", args.data_dir.join("orrery.db").display()), None, 1).await?;
     tracing::warn!("development mode: whoever can connect from this host is the administrator of the default tenant");
+    tracing::warn!(
+        "development mode: http jobs may call this host's own addresses; the agents of a deployment let them only where ORRERY_EGRESS_ALLOW says so"
+    );
 
     // The agent goes first at the end: its coordinator must still be there to hear how things ended.
     let (agents, coordinators) = (CancellationToken::new(), CancellationToken::new());
     let coordinator = Coordinator {
         store: store.clone(),
         limits: args.limits.clone(),
-        sharing: args.sharing.clone(),
+        sharing: args.sharing.clone().unlimited(),
+        edge: args.edge.clone(),
         redis,
         authenticator: Authenticator::new(store.clone(), &identity(&args), true)?,
         vault: Vault::open(store.clone(), keys).await?,
@@ -125,6 +133,8 @@ fn agent_options(args: &DevArgs, endpoint: &str) -> AgentOptions {
         executors: ExecutorSettings {
             function_dirs: args.function_dirs.clone(),
             supervisor,
+            // Everything is on this host here: what jobs call as well.
+            egress: Policy { allow: Rules::loopback().and(&args.edge.egress_allow), delegate: Rules::everything() },
             ..ExecutorSettings::default()
         },
         functions: Some(demo::functions()),
@@ -140,6 +150,10 @@ fn announce(addresses: &listen::Addresses, args: &DevArgs) {
     if live::is_watched() {
         let _ = writeln!(out, "\n  REST API     http://{}/api/v1/scheduler/jobs", addresses.http);
         let _ = writeln!(out, "  API pages    http://{}/docs", addresses.http);
+        let _ = writeln!(
+            out,
+            "  http jobs    may call this host too; elsewhere ORRERY_EGRESS_ALLOW opens what is not public"
+        );
         let _ = writeln!(out, "  data         {}", args.data_dir.display());
         let _ = writeln!(out, "  try          orrery job list, orrery execution list; Ctrl-C ends\n");
     }

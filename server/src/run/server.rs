@@ -6,6 +6,7 @@ use super::{RunError, listen, on_signals, opened};
 use crate::auth::{Authenticator, Keyring};
 use crate::config::{Encryption, Identity, Limits, Listen, Sharing};
 use crate::coordinator::Coordinator;
+use crate::edge::EdgeArgs;
 use crate::secret::Vault;
 use crate::telemetry::{LogArgs, Metrics};
 use crate::tls::{Tls, TlsSettings};
@@ -45,6 +46,8 @@ pub struct ServerArgs {
     pub limits: Limits,
     #[command(flatten)]
     pub sharing: Sharing,
+    #[command(flatten)]
+    pub edge: EdgeArgs,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -73,8 +76,17 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
     };
     let authenticator = Authenticator::new(store.clone(), &args.identity, false)?;
     let vault = Vault::open(store.clone(), keys).await?;
-    let coordinator =
-        Coordinator { store, limits: args.limits, sharing: args.sharing, redis, authenticator, vault, metrics, tls };
+    let coordinator = Coordinator {
+        store,
+        limits: args.limits,
+        sharing: args.sharing,
+        edge: args.edge,
+        redis,
+        authenticator,
+        vault,
+        metrics,
+        tls,
+    };
     println!("{}", addresses.ready_line());
     coordinator.serve(listeners, shutdown).await?;
     Ok(())

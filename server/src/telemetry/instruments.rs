@@ -30,6 +30,9 @@ pub(super) const ENDS: [ExecutionStatus; 3] =
 pub(super) const JOB_TYPES: [JobType; 6] =
     [JobType::Unspecified, JobType::Http, JobType::Function, JobType::Command, JobType::Shell, JobType::Python];
 
+/// Why a call can be refused, whatever it asks for.
+pub(super) const REFUSALS: [&str; 5] = ["credentials", "attempts", "rate_limit", "address", "permission"];
+
 /// A tenant's label: its own, or that of all who have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Tenant {
@@ -98,6 +101,7 @@ pub(super) struct Instruments {
     pub(super) cache_hits: Family<ByCache, Counter>,
     pub(super) cache_misses: Family<ByCache, Counter>,
     pub(super) rate_limited: Counter,
+    pub(super) refused_calls: Family<ByReason, Counter>,
     pub(super) redis_failures: Family<ByOperation, Counter>,
     pub(super) redis_breaker: Gauge,
     pub(super) omissions: Family<ByReason, Counter>,
@@ -131,9 +135,15 @@ impl Instruments {
         for reason in [DeadLetterReason::LeasesLost, DeadLetterReason::MayHaveRun] {
             drop(dead_letters.get_or_create(&ByReason { reason: reason.as_json_str() }));
         }
+        let help = "Calls that were refused before or for who makes them, by why";
+        let refused_calls = counter(r, names::REFUSED_CALLS, help, Family::default());
+        for reason in REFUSALS {
+            drop(refused_calls.get_or_create(&ByReason { reason }));
+        }
         Self {
             executions,
             dead_letters,
+            refused_calls,
             operations: counter(r, names::OPERATIONS, "Calls and internal operations", Counter::default()),
             errors: counter(r, names::ERRORS, "Operations that failed", Counter::default()),
             job_executions: counter(

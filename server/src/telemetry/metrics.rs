@@ -203,6 +203,11 @@ impl Metrics {
         self.inner.instruments.rate_limited.inc();
     }
 
+    /// A call was refused for who makes it: credentials, attempts, rate_limit, address or permission.
+    pub fn call_refused(&self, reason: &'static str) {
+        self.inner.instruments.refused_calls.get_or_create(&ByReason { reason }).inc();
+    }
+
     /// Redis did not do what it was asked.
     pub fn redis_failed(&self, operation: &'static str) {
         self.inner.instruments.redis_failures.get_or_create(&ByOperation { operation }).inc();

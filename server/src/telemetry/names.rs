@@ -12,6 +12,7 @@ pub const LOCK_ACQUISITIONS: &str = "scheduler_lock_acquisitions_total";
 pub const LOCK_TIMEOUTS: &str = "scheduler_lock_timeouts_total";
 pub const CACHE_HITS: &str = "scheduler_cache_hits_total";
 pub const CACHE_MISSES: &str = "scheduler_cache_misses_total";
+pub const REFUSED_CALLS: &str = "scheduler_refused_calls_total";
 pub const RATE_LIMITED: &str = "scheduler_rate_limited_total";
 pub const REDIS_FAILURES: &str = "scheduler_redis_failures_total";
 pub const OMISSIONS: &str = "scheduler_omissions_total";

@@ -11,9 +11,10 @@ use orrery_server::api::{Api, CoordinatorInfo, TriggerQueue, grpc_routes};
 use orrery_server::auth::{AuthLayer, Authenticator, Keyring, NewKey, generate_key};
 use orrery_server::cache::Caches;
 use orrery_server::config::{Identity, Limits, Strategy};
+use orrery_server::edge::{Edge, EdgeArgs};
 use orrery_server::execution::{Event, Report};
-use orrery_server::gateway;
-use orrery_server::limiter::Limiter;
+use orrery_server::gateway::{self, Face};
+use orrery_server::limiter::{Guard, Limiter, Rates};
 use orrery_server::lock::Locks;
 use orrery_server::secret::{KeySource, Vault};
 use orrery_server::store::sqlite::SqliteStore;
@@ -42,6 +43,7 @@ pub(crate) struct World {
     pub(crate) client: reqwest::Client,
     /// Sent with every call.
     pub(crate) key: Option<String>,
+    pub(crate) metrics: Metrics,
     keyring: Keyring,
     dir: tempfile::TempDir,
 }
@@ -113,6 +115,11 @@ impl World {
 
     /// With so many calls a minute for each caller.
     pub(crate) async fn limited(dev_loopback: bool, limits: Limits, rate_limit: u32) -> Self {
+        Self::edged(dev_loopback, limits, rate_limit, EdgeArgs::default()).await
+    }
+
+    /// With rules for addresses, browsers and those who guess as well.
+    pub(crate) async fn edged(dev_loopback: bool, limits: Limits, rate_limit: u32, edge: EdgeArgs) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(dir.path().join("orrery.db")).await.unwrap());
@@ -134,8 +141,13 @@ impl World {
         });
         let metrics = Metrics::default();
         let locks = Locks::new(dyn_store.clone(), None, info.id, Duration::from_secs(30), metrics.clone());
-        let auth = auth.limited_by(Limiter::new(rate_limit, None, metrics.clone()));
-        let caches = Caches::new(dyn_store.clone(), None, metrics);
+        let auth = auth
+            .limited_by(Limiter::new(Rates { principal: rate_limit, address: rate_limit }, None, metrics.clone()))
+            .guarded_by(Guard::new(edge.free_attempts, None, metrics.clone()))
+            .behind(Edge::new(&edge))
+            .counting(metrics.clone());
+        let face = Face { origins: edge.cors_origins.clone(), hsts_seconds: edge.hsts(false) };
+        let caches = Caches::new(dyn_store.clone(), None, metrics.clone());
         let limits = Arc::new(limits);
         let (triggers, making) = TriggerQueue::new(dyn_store.clone(), limits.clone(), None);
         tokio::spawn(making.run(CancellationToken::new()));
@@ -151,7 +163,7 @@ impl World {
             tls: Tls::off(),
             vault,
         };
-        let router = gateway::router(api.clone(), auth.clone());
+        let router = gateway::router(api.clone(), auth.clone(), &face);
         tokio::spawn(async move {
             axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await.unwrap();
         });
@@ -163,7 +175,7 @@ impl World {
             let server = tonic::transport::Server::builder().layer(auth).add_routes(routes);
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, keyring, dir }
+        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, metrics, keyring, dir }
     }
 
     /// The same server, for a caller with a key of another tenant.

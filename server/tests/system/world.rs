@@ -175,6 +175,8 @@ impl World {
             ("ORRERY_AGENT_NAME", name.to_owned()),
             ("ORRERY_AGENT_DATA_DIR", data.display().to_string()),
             ("ORRERY_KEEP_ORDER", "true".to_owned()),
+            // What jobs call is on this host.
+            ("ORRERY_EGRESS_ALLOW", "127.0.0.0/8".to_owned()),
         ];
         let environment: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (*k, v.as_str())).collect();
         self.orrery(&format!("agent-{name}"), &[&["agent"], args].concat(), &environment)

@@ -194,8 +194,10 @@ pub(super) fn url_problem(url: &str) -> Option<String> {
         return Some("holds a space or a control character; percent-encode it".into());
     }
     let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    if host.is_empty() || host.starts_with(':') {
+    if authority.contains('@') {
+        return Some("holds credentials before the host; send them in the Authorization header".into());
+    }
+    if authority.is_empty() || authority.starts_with(':') {
         return Some("has no host".into());
     }
     None

@@ -62,6 +62,7 @@ fn task(function: &str, parameters: Option<&str>, run: Option<&str>) -> Task {
         timeout: Duration::from_secs(1),
         idempotency_key: "idem".into(),
         traceparent: None,
+        egress_allow: Vec::new(),
     }
 }
 

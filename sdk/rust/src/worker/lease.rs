@@ -121,6 +121,7 @@ fn with_work(lease: Lease, work: &Work) -> Lease {
         config: work.config.clone(),
         timeout_ms: work.timeout_ms,
         secrets: work.secrets.clone(),
+        egress_allow: work.egress_allow.clone(),
         work: 0,
         ..lease
     }
@@ -145,6 +146,7 @@ pub(super) fn task_of(lease: Lease, cap: Option<Duration>) -> Task {
         scheduled_at: lease.scheduled_at.and_then(|at| at.instant()),
         timeout,
         idempotency_key,
+        egress_allow: lease.egress_allow,
         traceparent: Some(lease.traceparent).filter(|text| !text.is_empty()),
     }
 }

@@ -23,6 +23,7 @@ fn eventful() -> Metrics {
     metrics.cache_hit("stats");
     metrics.cache_missed("stats");
     metrics.rate_limited();
+    metrics.call_refused("credentials");
     metrics.redis_failed("lock");
     metrics.redis_breaker(BreakerState::Open);
     metrics.set_gauges(&Gauges {
@@ -89,7 +90,7 @@ fn every_documented_name_is_shown_once() {
         assert_eq!(text.matches(&format!("# TYPE {name} histogram\n")).count(), 1, "{name}");
     }
     let families = text.matches("# TYPE ").count();
-    assert_eq!(families, 29);
+    assert_eq!(families, 30);
 }
 
 #[test]
@@ -107,6 +108,8 @@ fn labels_and_values_are_as_documented() {
         "scheduler_failed_jobs_total 1".to_owned(),
         "scheduler_omissions_total{reason=\"overlap\"} 3".to_owned(),
         "scheduler_refused_writes_total{reason=\"stale_epoch\"} 1".to_owned(),
+        "scheduler_refused_calls_total{reason=\"credentials\"} 1".to_owned(),
+        "scheduler_refused_calls_total{reason=\"address\"} 0".to_owned(),
         "scheduler_jobs_total 5".to_owned(),
         "scheduler_total_jobs 5".to_owned(),
         "scheduler_queue_size{queue_name=\"default\"} 2".to_owned(),
