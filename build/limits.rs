@@ -23,6 +23,7 @@ fn of_field(name: &str) -> Option<Value> {
         "maxRetries" => json!({"minimum": 0, "maximum": 100}),
         "retryDelayMs" | "maxRetryDelayMs" => json!({"minimum": 0, "maximum": 86_400_000}),
         "jobs" => json!({"minItems": 1, "maxItems": 1000}),
+        "ttlSeconds" => json!({"minimum": 0, "maximum": 86_400}),
         "triggers" => json!({"minItems": 1, "maxItems": 10_000}),
         _ => return None,
     })

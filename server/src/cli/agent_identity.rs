@@ -34,7 +34,7 @@ pub struct TokenArgs {
     labels: Vec<(String, String)>,
     /// How long the token may wait to be used, such as 10m.
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
-    ttl: chrono::Duration,
+    ttl: std::time::Duration,
     /// Print the one line that installs an agent as a systemd service on the host it is run on.
     #[arg(long)]
     install: bool,
@@ -57,7 +57,7 @@ impl TokenArgs {
             shared: self.shared,
             queues: self.queues.clone(),
             labels: self.labels.iter().cloned().collect(),
-            ttl_seconds: i32::try_from(self.ttl.num_seconds()).unwrap_or(i32::MAX),
+            ttl_seconds: i32::try_from(self.ttl.as_secs()).unwrap_or(i32::MAX),
         };
         let out = &context.out;
         // Before the token is made: one that cannot be told would be lost.

@@ -120,7 +120,7 @@ impl AgentApi {
     /// What the database knows of the agent that a certificate names. The certificate itself has been verified, its time included.
     ///
     /// # Errors
-    /// Where the agent is not known, or revoked, or is another tenant's there.
+    /// Where the agent is not known, revoked, or another tenant's there, or has not renewed its certificate in time.
     pub(super) async fn enrolled(&self, principal: &Principal) -> Result<EnrolledAgent, Error> {
         let found = self.store.enrolled_agent(principal.subject).await?;
         match found.filter(|agent| agent.scope.tenant_id == principal.tenant_id) {
@@ -128,6 +128,10 @@ impl AgentApi {
                 Err(refused("CERTIFICATE_UNKNOWN", "no agent of this deployment has enrolled with it; enrol again"))
             }
             Some(agent) if agent.revoked_at.is_some() => Err(revoked()),
+            // The handshake looks at whole seconds, by this host's clock.
+            Some(agent) if agent.certificate.expires_at <= self.store.now().await? => {
+                Err(refused("CERTIFICATE_EXPIRED", "its time is over; enrol again with a new join token"))
+            }
             Some(agent) => Ok(agent),
         }
     }

@@ -94,14 +94,14 @@ async fn an_agent_enrols_once_and_is_revoked(world: World) {
 
 async fn a_certificate_is_renewed_and_the_session_goes_on(world: World) {
     let authority = Authority::new(&world, "ca").await;
-    let server = authority.server(&world, &[("ORRERY_AGENT_CERT_SECONDS", "15")]).await;
+    let server = authority.server(&world, &[("ORRERY_AGENT_CERT_SECONDS", "20")]).await;
     let client = authority.client(&server);
     let join_token = authority.call(&world, &server, &["agent", "token"]).await;
     let agent = authority.start_agent(&world, "one", &server, &[("ORRERY_JOIN_TOKEN", &join_token)]);
     let session = worker(&client, "one").await;
     let first = enrolled(&client).await.remove(0);
     let first_end = first.expires_at.unwrap().instant().unwrap();
-    until_true("the first certificate is over", SOON, async || Utc::now() > first_end).await;
+    until_true("the first certificate is over", 2 * SOON, async || Utc::now() > first_end).await;
     let renewed = enrolled(&client).await.remove(0);
     assert_eq!((&renewed.id, renewed.state()), (&first.id, AgentState::Enrolled));
     assert!(renewed.renewed_at.unwrap().instant() > first.renewed_at.unwrap().instant());
@@ -223,7 +223,9 @@ async fn whose_certificate_ends_or_is_revoked_is_cut_off_at_every_coordinator() 
     let again = open(&authority, &there, &revoked, register("revoked")).await.err().unwrap();
     assert_eq!(again.code(), tonic::Code::Unauthenticated);
     let again = open(&authority, &there, &expiring, register("expiring")).await.err().unwrap();
-    assert_eq!(again.code(), tonic::Code::Unavailable, "no handshake comes about: {again:?}");
+    // By the handshake, or in the very second of its end by what the database knows.
+    let is_expired = again.code() == tonic::Code::Unavailable || again.message().contains("its time is over");
+    assert!(is_expired, "{again:?}");
 }
 
 #[tokio::test]

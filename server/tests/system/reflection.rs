@@ -109,6 +109,11 @@ async fn scheduler(caller: &mut Caller, worker: &str) {
     assert_ne!(text(&caller.ok("ExplainCron", r#"expression: "@daily""#).await[0], "description"), "");
     caller.ok("SetQueue", r#"name: "mail" max_concurrent: 3"#).await;
     caller.refused("SetQueue", r#"name: "" max_concurrent: 3"#, "INVALID_QUEUE").await;
+    // In development there is no authority that would let agents in.
+    caller.refused("CreateJoinToken", "", "ENROLMENT_DISABLED").await;
+    caller.refused("Enroll", r#"join_token: "orj_x""#, "ENROLMENT_DISABLED").await;
+    caller.ok("ListAgents", "").await;
+    caller.refused("RevokeAgent", r#"id: "00000000-0000-7000-8000-000000000000""#, "AGENT_NOT_FOUND").await;
     caller.ok("DrainWorker", &format!(r#"id: "{worker}""#)).await;
     caller.refused("DrainWorker", r#"id: "00000000-0000-7000-8000-000000000000""#, "WORKER_NOT_FOUND").await;
 }
