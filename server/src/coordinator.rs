@@ -27,7 +27,7 @@ use crate::redis::{Redis, share_hints};
 use crate::secret::Vault;
 use crate::store::{DynStore, Retention};
 use crate::telemetry::{self, Metrics, OperationsLayer};
-use crate::tls::{Face, Incoming, Tls};
+use crate::tls::{self, Incoming, Tls};
 
 /// How long calls under way are waited for at the end.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -279,12 +279,11 @@ impl Parts {
             .guarded_by(self.guard.clone())
             .behind(Edge::new(&self.edge))
             .counting(self.metrics.clone());
-        let face =
-            Face { origins: self.edge.cors_origins.clone(), hsts_seconds: self.edge.hsts(self.tls.is_on()) };
+        let face = Face { origins: self.edge.cors_origins.clone(), hsts_seconds: self.edge.hsts(self.tls.is_on()) };
         let operations = OperationsLayer::new(self.metrics.clone());
         let routes = api::grpc_routes(api.clone())?
             .add_service(AgentServiceServer::new(agents).max_decoding_message_size(16 << 20));
-        let incoming = Incoming::new(listeners.grpc, &self.tls, Face::Grpc)?.into_stream();
+        let incoming = Incoming::new(listeners.grpc, &self.tls, tls::Face::Grpc)?.into_stream();
         let closing = CancellationToken::new();
         let grpc = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -296,7 +295,7 @@ impl Parts {
         let router = gateway::router(api, authenticate, &face).layer(operations);
         let closing_http = closing.clone();
         // Tapped for nothing: the address of a listener that is not axum's own is handed on only so.
-        let incoming = Incoming::new(listeners.http, &self.tls, Face::Rest)?.tap_io(|_| {});
+        let incoming = Incoming::new(listeners.http, &self.tls, tls::Face::Rest)?.tap_io(|_| {});
         let http = axum::serve(incoming, router.into_make_service_with_connect_info::<SocketAddr>())
             .with_graceful_shutdown(async move { closing_http.cancelled().await });
         if let Some(listener) = listeners.metrics {

@@ -145,7 +145,9 @@ impl AuthLayer {
     /// Lets a call pass that signs in, where its address has not called too often.
     async fn admit_unknown(&self, credentials: &Credentials<'_>) -> Result<(), Error> {
         match (&self.limiter, credentials.peer) {
-            (Some(limiter), Some(peer)) => limiter.admit(&Caller::At(peer.ip())).await,
+            (Some(limiter), Some(peer)) => {
+                limiter.admit(&Caller::At(peer.ip())).await.map(drop).map_err(|(error, _)| error)
+            }
             _ => Ok(()),
         }
     }
@@ -222,7 +224,7 @@ where
                 return Ok(refusal(error, grpc));
             }
             if signs_in || layer.is_public(parts.uri.path()) {
-                let call = super::scope_unknown(origin, inner.call(Request::from_parts(parts, body)));
+                let call = super::unknown(origin, inner.call(Request::from_parts(parts, body)));
                 return guarded(layer.guard, address, call).await;
             }
             match layer.admit(&credentials).await {

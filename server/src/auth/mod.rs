@@ -51,13 +51,8 @@ pub async fn scope<F: Future>(principal: Principal, origin: Origin, call: F) -> 
 }
 
 /// Serves a call for which nobody need be known, such as a login.
-async fn scope_unknown<F: Future>(origin: Origin, call: F) -> F::Output {
-    ORIGIN.scope(origin, call).await
-}
-
-/// Serves a call of which nobody knows yet who makes it, such as a login.
 pub(crate) async fn unknown<F: Future>(origin: Origin, call: F) -> F::Output {
-    UNKNOWN.scope(origin, call).await
+    ORIGIN.scope(origin, call).await
 }
 
 /// Where the call being served comes from; nothing is known of it where a call has not passed the layer.

@@ -123,6 +123,7 @@ mod tests {
             tenant_id,
             subject: Uuid::nil(),
             name: "key".into(),
+            roles: Vec::new(),
             permissions: Permissions::All,
         };
         assert_eq!(code(edge.admit_principal(&principal(Some(Uuid::nil())), at("10.1.2.3"))), None);
