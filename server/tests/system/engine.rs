@@ -61,6 +61,8 @@ impl Database {
         execute(&server, MAKE_OWNER.replace("OWNER", OWNER)).await;
         let url = format!("{scheme}://{OWNER}:{OWNER}@{place}/{name}");
         execute(&server, format!("create database {name} owner {OWNER}")).await;
+        // Who inherits nothing has not even what the owner of a database has of its first schema.
+        execute(&format!("{base}/{name}"), format!("alter schema public owner to {OWNER}")).await;
         Self { url, made: Some((server, name)) }
     }
 }
