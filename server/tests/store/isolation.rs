@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::{Delivery, ExecutionStatus, LogStream};
-use orrery_server::auth::generate_key;
 use orrery_server::error::Error;
 use orrery_server::execution::Execution;
 use orrery_server::job::Job;
@@ -110,8 +109,7 @@ async fn fill(store: &DynStore) {
             Ok(JobChange { job: job.clone(), unplan: false, cancel: None, omission: Some(omission.clone()) })
         };
         store.change_job(tenant, job.id, &change).await.unwrap();
-        let (_, key) = generate_key(Some(tenant), "a key", vec!["*".into()], None, now(store).await);
-        store.insert_key(&key).await.unwrap();
+        crate::keys::key_of(store, tenant, tenant.as_bytes()[0]).await;
     }
     store.open_session(&NewSession { tenant_id: None, ..agent("shared") }, MINUTE).await.unwrap();
 }

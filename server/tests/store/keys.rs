@@ -8,13 +8,22 @@ use uuid::Uuid;
 use crate::support::*;
 
 async fn api_key(store: &DynStore, hash: u8, expires_in: Option<i64>) -> ApiKey {
+    stored(store, TENANT, hash, expires_in).await
+}
+
+/// A key of a tenant that does not expire.
+pub(crate) async fn key_of(store: &DynStore, tenant: Uuid, hash: u8) -> ApiKey {
+    stored(store, tenant, hash, None).await
+}
+
+async fn stored(store: &DynStore, tenant: Uuid, hash: u8, expires_in: Option<i64>) -> ApiKey {
     let expires_at = match expires_in {
         Some(seconds) => Some(seconds_from_now(store, seconds).await),
         None => None,
     };
     let key = ApiKey {
         id: Uuid::new_v4(),
-        tenant_id: Some(TENANT),
+        tenant_id: Some(tenant),
         name: "ci".to_owned(),
         prefix: "ork_abc".to_owned(),
         hash: hashed(hash),

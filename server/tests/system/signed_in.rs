@@ -9,8 +9,6 @@ use crate::world::{Server, World};
 
 on_each_engine!(an_administrator_signs_in, a_session_outlives_the_server);
 
-const PASSWORD: &str = "correct horse battery staple";
-
 /// `orrery` with these arguments, as somebody whose session is kept in this world.
 fn somebody(world: &World, server: Option<&Server>, args: &[&str]) -> Process {
     let file = world.path("session.json").display().to_string();
