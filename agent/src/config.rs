@@ -9,6 +9,7 @@ use orrery_sdk::{Channel, FunctionRegistry};
 
 use crate::egress::{Policy, Rules};
 use crate::executor::ExecutorSettings;
+pub use crate::sandbox::SandboxArgs;
 
 /// Where a package puts the agent's data; used where it is there.
 const SYSTEM_DATA: &str = "/var/lib/orrery-agent";
@@ -154,6 +155,8 @@ pub struct AgentArgs {
     /// How long what runs may go on after SIGTERM to the agent, before it is stopped, to begin anew elsewhere
     #[arg(long, value_name = "S", env = "ORRERY_DRAIN_SECONDS", default_value_t = 30)]
     pub drain_seconds: u64,
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     /// Where results wait until a coordinator has them [default: /var/lib/orrery-agent where that is, else ./orrery-agent-data]
     #[arg(long, value_name = "DIR", env = "ORRERY_AGENT_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
@@ -218,6 +221,7 @@ impl AgentArgs {
                 function_dirs: self.function_dirs,
                 supervisor,
                 egress: Policy { allow: self.egress_allow, delegate: self.egress_delegate },
+                sandbox: self.sandbox.settings([self.token_file, self.join_token_file]),
                 ..ExecutorSettings::default()
             },
             only: given(self.executors),

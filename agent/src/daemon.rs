@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use crate::config::AgentOptions;
-use crate::executor::executors;
+use crate::executor::{Place, executors_at};
 use crate::identity::{IdentityError, Plan};
 
 /// From the end of a process's own grace until the agent gives a stopped task up: killing it, and reading what it wrote last, take 3 s at
@@ -35,6 +35,14 @@ pub enum AgentError {
         /// What there is, separated by commas.
         known: String,
     },
+    /// This host cannot enforce what the agent is to demand of all its processes.
+    #[error("{field} {message}")]
+    Sandbox {
+        /// What cannot be had.
+        field: String,
+        /// What the host lacks.
+        message: String,
+    },
     /// The session cannot run.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -54,7 +62,7 @@ impl Agent {
     pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(), AgentError> {
         let plan = Plan::of(&options)?;
         // First, since it locks the data directory, in which the identity is kept.
-        let worker = worker(options, plan.tls.clone())?;
+        let worker = worker(options, plan.tls.clone()).await?;
         let identity = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             established = plan.establish() => established?,
@@ -64,10 +72,14 @@ impl Agent {
     }
 }
 
-fn worker(options: AgentOptions, tls: ClientTls) -> Result<Worker, AgentError> {
+async fn worker(options: AgentOptions, tls: ClientTls) -> Result<Worker, AgentError> {
     let has_functions = options.functions.as_ref().is_some_and(|functions| functions.names().next().is_some());
     let grace = options.executors.grace + BEYOND_GRACE;
-    let offered = restricted(executors(options.executors).into_iter().collect(), &options.only, has_functions)?;
+    let mut executors = options.executors;
+    executors.sandbox.hidden.extend(options.data_dir.clone());
+    let place = Arc::new(Place::new(executors));
+    let abilities = place.labels().await.map_err(|(field, message)| AgentError::Sandbox { field, message })?;
+    let offered = restricted(executors_at(&place).into_iter().collect(), &options.only, has_functions)?;
     let names: Vec<&str> = offered.keys().map(String::as_str).collect();
     info!(
         name = options.name,
@@ -95,7 +107,8 @@ fn worker(options: AgentOptions, tls: ClientTls) -> Result<Worker, AgentError> {
     if let Some(token) = options.token {
         builder = builder.api_key(token);
     }
-    for (key, value) in options.labels {
+    // Those of the host last: what it cannot do is not to be claimed.
+    for (key, value) in options.labels.into_iter().filter(|(key, _)| !key.starts_with("sandbox.")).chain(abilities) {
         builder = builder.label(key, value);
     }
     for queue in options.queues {
@@ -141,7 +154,7 @@ mod tests {
 
     fn names(only: &[&str]) -> Result<Vec<String>, String> {
         let only: Vec<String> = only.iter().map(|name| (*name).to_owned()).collect();
-        let all = executors(ExecutorSettings::default()).into_iter().collect();
+        let all = crate::executor::executors(ExecutorSettings::default()).into_iter().collect();
         restricted(all, &only, false).map(|left| left.into_keys().collect()).map_err(|e| e.to_string())
     }
 
@@ -181,8 +194,8 @@ mod tests {
             data_dir: Some(directory.path().into()),
             ..AgentOptions::default()
         };
-        let _first = worker(options.clone(), ClientTls::default()).expect("a worker");
-        let message = worker(options, ClientTls::default()).err().map(|e| e.to_string()).unwrap_or_default();
+        let _first = worker(options.clone(), ClientTls::default()).await.expect("a worker");
+        let message = worker(options, ClientTls::default()).await.err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("another process uses the journal in"), "{message}");
     }
 }

@@ -9,6 +9,7 @@ pub mod executor;
 pub mod identity;
 pub mod install;
 mod program;
+pub mod sandbox;
 
 pub use config::AgentOptions;
 pub use daemon::{Agent, AgentError};

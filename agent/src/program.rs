@@ -18,6 +18,11 @@ pub fn run_program(args: AgentArgs) -> ExitCode {
         eprintln!("orrery-agent: {message}");
         return ExitCode::from(2);
     }
+    // Jobs at the level none are processes of the agent's own user: its environment and memory hold what is not theirs.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        warn!(%error, "other processes of this user can read the agent's memory");
+    }
     match start(args) {
         Ok(code) => code,
         Err(error) => {

@@ -116,6 +116,17 @@ pub(super) async fn kill_children(supervisor: Pid) {
     }
 }
 
+/// The descendants of a process, those that it adopted included.
+pub(super) fn descendants_of(process: Pid) -> Vec<Pid> {
+    let mut all = children_of(process);
+    let mut next = 0;
+    while let Some(parent) = all.get(next).copied() {
+        all.extend(children_of(parent));
+        next += 1;
+    }
+    all
+}
+
 /// The children of this process.
 fn children() -> Vec<Pid> {
     children_of(rustix::process::getpid())

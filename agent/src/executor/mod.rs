@@ -2,11 +2,13 @@
 
 mod capture;
 mod command;
+mod entrance;
 mod environment;
 mod function;
 mod http;
 mod leader;
 mod module;
+mod place;
 mod process;
 mod supervise;
 
@@ -18,9 +20,10 @@ use orrery_proto::v1::ErrorType;
 use orrery_sdk::config::Problem;
 use orrery_sdk::executor::{Executor, Outcome, StopReason, Task};
 
-use crate::egress::Policy;
-
+pub(crate) use self::place::Place;
 pub use self::supervise::supervise;
+use crate::egress::Policy;
+use crate::sandbox::SandboxSettings;
 
 /// How the executors of an agent behave.
 #[derive(Clone, Debug)]
@@ -44,6 +47,8 @@ pub struct ExecutorSettings {
     /// Program and leading arguments that end up in [`supervise`], such as the agent's own path and `supervise`. It lets processes end
     /// even where the agent dies by SIGKILL; where absent, the agent starts them itself and that is not so.
     pub supervisor: Option<Vec<String>>,
+    /// How processes are contained. Without a supervisor none can be.
+    pub sandbox: SandboxSettings,
 }
 
 impl Default for ExecutorSettings {
@@ -58,21 +63,26 @@ impl Default for ExecutorSettings {
             user_agent: concat!("orrery-agent/", env!("CARGO_PKG_VERSION")).into(),
             egress: Policy::default(),
             supervisor: None,
+            sandbox: SandboxSettings::default(),
         }
     }
 }
 
 /// The executors of an agent by the name of their job type. `function` is among them where there are directories for its modules.
 pub fn executors(settings: ExecutorSettings) -> Vec<(String, Arc<dyn Executor>)> {
-    let settings = Arc::new(settings);
+    executors_at(&Arc::new(Place::new(settings)))
+}
+
+/// The executors that work in a place.
+pub(crate) fn executors_at(place: &Arc<Place>) -> Vec<(String, Arc<dyn Executor>)> {
     let mut all: Vec<(String, Arc<dyn Executor>)> = vec![
-        ("http".into(), Arc::new(http::Http::new(&settings))),
-        ("command".into(), Arc::new(command::Command(settings.clone()))),
-        ("shell".into(), Arc::new(command::Shell(settings.clone()))),
-        ("python".into(), Arc::new(command::Python(settings.clone()))),
+        ("http".into(), Arc::new(http::Http::new(&place.settings))),
+        ("command".into(), Arc::new(command::Command(place.clone()))),
+        ("shell".into(), Arc::new(command::Shell(place.clone()))),
+        ("python".into(), Arc::new(command::Python(place.clone()))),
     ];
-    if !settings.function_dirs.is_empty() {
-        all.push(("function".into(), Arc::new(function::Function(settings))));
+    if !place.settings.function_dirs.is_empty() {
+        all.push(("function".into(), Arc::new(function::Function(place.clone()))));
     }
     all
 }

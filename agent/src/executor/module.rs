@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use orrery_sdk::config::{Problem, Runtime};
 
+use crate::sandbox::Beneath;
+
 const PYTHON: [&str; 2] = [".py", "/__init__.py"];
 const NODE: [&str; 5] = [".js", ".mjs", ".cjs", "/index.js", "/index.mjs"];
 
@@ -12,6 +14,8 @@ pub(super) struct Module {
     pub(super) root: PathBuf,
     /// Its file, without symlinks.
     pub(super) file: PathBuf,
+    /// The same as a path that cannot leave the directory, whatever becomes of it until it is opened.
+    pub(super) source: Beneath,
     pub(super) runtime: Runtime,
 }
 
@@ -40,10 +44,11 @@ pub(super) fn resolve(dirs: &[PathBuf], path: &str, runtime: Option<Runtime>) ->
             if !file.is_file() {
                 continue;
             }
-            if !file.starts_with(&root) {
+            let Ok(within) = file.strip_prefix(&root) else {
                 return Err(wrong(format!("{path:?} is a link that leaves the agent's function directory")));
-            }
-            return Ok(Module { root, file, runtime: *runtime });
+            };
+            let source = Beneath { root: root.clone(), file: within.to_owned() };
+            return Ok(Module { root, file, source, runtime: *runtime });
         }
     }
     let tried: Vec<_> = candidates.iter().map(|(file, _)| file.as_str()).collect();

@@ -28,6 +28,7 @@ use super::capture::Capture;
 use super::environment;
 use super::leader::kill_children;
 use super::supervise::{Note, Order, Overdue, Word, guard, shared};
+use crate::sandbox::{Beneath, Confinement, Hits};
 
 /// How long to wait for the end of the pipes after the end of the process: somebody who escaped may hold them.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -43,6 +44,10 @@ pub(super) struct Launch {
     pub(super) directory: Option<String>,
     /// All of it.
     pub(super) environment: BTreeMap<String, String>,
+    /// What it reads from stdin; nothing where absent.
+    pub(super) stdin: Option<Beneath>,
+    /// How to contain it; absent where it is as any process.
+    pub(super) confinement: Option<Confinement>,
 }
 
 /// What came of it.
@@ -51,6 +56,8 @@ pub(super) struct Finished {
     pub(super) stdout: Capture,
     pub(super) stderr: Capture,
     pub(super) usage: Usage,
+    /// What its limits have done to it.
+    pub(super) hits: Hits,
 }
 
 /// How a process ended.
@@ -65,6 +72,8 @@ pub(super) enum End {
     LeaseOver,
     /// It never began.
     NotStarted(io::Error),
+    /// It never began, since it could not be contained.
+    Uncontained(String),
     /// Its supervisor did not tell.
     Lost(String),
 }
@@ -75,11 +84,29 @@ pub(super) async fn run(settings: &ExecutorSettings, launch: Launch, longest: Du
     let mut stderr = Capture::new(settings.max_output_bytes);
     let deadline = longest.saturating_add(settings.grace).saturating_add(SLACK);
     let trusted_until = context.trust().map(|trust| *trust.borrow());
-    let (end, usage) = match Supervisor::start(settings, launch, deadline, trusted_until) {
+    let group = launch.confinement.as_ref().map(|confinement| confinement.group.clone());
+    let Told { end, usage, hits } = match Supervisor::start(settings, launch, deadline, trusted_until) {
         Ok(supervisor) => supervisor.follow(settings.grace, context, (&mut stdout, &mut stderr)).await,
-        Err(error) => (End::Lost(format!("the supervisor of processes cannot be started: {error}")), Usage::default()),
+        Err(error) => Told::of(End::Lost(format!("the supervisor of processes cannot be started: {error}"))),
     };
-    Finished { end, stdout, stderr, usage }
+    if let (End::Lost(_), Some(group)) = (&end, group) {
+        // It was the supervisor's to end. Waits for what it kills.
+        let _ = tokio::task::spawn_blocking(move || drop(group.left_behind())).await;
+    }
+    Finished { end, stdout, stderr, usage, hits }
+}
+
+/// What a supervisor tells of the end.
+struct Told {
+    end: End,
+    usage: Usage,
+    hits: Hits,
+}
+
+impl Told {
+    fn of(end: End) -> Self {
+        Self { end, usage: Usage::default(), hits: Hits::default() }
+    }
 }
 
 /// The agent's end of a supervisor.
@@ -100,10 +127,11 @@ impl Supervisor {
         deadline: Duration,
         trusted_until: Option<Instant>,
     ) -> io::Result<Self> {
-        let Launch { program, args, directory, environment } = launch;
+        let Launch { program, args, directory, environment, stdin, confinement } = launch;
         let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
         let trusted_until_ns = trusted_until.map(shared);
-        let order = line(&Order { program, args, directory, environment, deadline_ms, trusted_until_ns })?;
+        let order =
+            line(&Order { program, args, directory, environment, deadline_ms, trusted_until_ns, confinement, stdin })?;
         let (ours, theirs) = StdUnixStream::pair()?;
         let (stdout, their_stdout) = io::pipe()?;
         let (stderr, their_stderr) = io::pipe()?;
@@ -132,12 +160,7 @@ impl Supervisor {
         Ok(Self { order, read, write, pipes, child })
     }
 
-    async fn follow(
-        self,
-        grace: Duration,
-        context: &Context,
-        (stdout, stderr): (&mut Capture, &mut Capture),
-    ) -> (End, Usage) {
+    async fn follow(self, grace: Duration, context: &Context, (stdout, stderr): (&mut Capture, &mut Capture)) -> Told {
         let Self { order, read, write, pipes, mut child } = self;
         let pid = child.as_ref().and_then(Child::id);
         let pumps = async {
@@ -198,7 +221,7 @@ async fn pump(mut pipe: Receiver, stream: LogStream, context: &Context, capture:
 }
 
 /// What the supervisor tells of the end.
-async fn ending(read: OwnedReadHalf) -> (End, Usage) {
+async fn ending(read: OwnedReadHalf) -> Told {
     let mut lines = BufReader::new(read).lines();
     let mut group = None;
     let lost = loop {
@@ -211,16 +234,17 @@ async fn ending(read: OwnedReadHalf) -> (End, Usage) {
             Ok(Word::Started { pid }) => group = Pid::from_raw(pid),
             Ok(Word::Refused { errno, message }) => {
                 let error = errno.map_or_else(|| io::Error::other(message), io::Error::from_raw_os_error);
-                return (End::NotStarted(error), Usage::default());
+                return Told::of(End::NotStarted(error));
             }
-            Ok(Word::Ended { code, signal, overdue, max_rss_bytes, cpu_ms }) => {
+            Ok(Word::Uncontained { message }) => return Told::of(End::Uncontained(message)),
+            Ok(Word::Ended { code, signal, overdue, max_rss_bytes, cpu_ms, hits }) => {
                 let end = match (overdue, code, signal) {
                     (Some(Overdue::Deadline), ..) => End::Deadline,
                     (Some(Overdue::Lease), ..) => End::LeaseOver,
                     (_, Some(code), _) => End::Exited(code),
                     (_, None, signal) => End::Killed(signal.unwrap_or(0)),
                 };
-                return (end, Word::usage(max_rss_bytes, cpu_ms));
+                return Told { end, usage: Word::usage(max_rss_bytes, cpu_ms), hits };
             }
             Err(error) => break format!("{line:?}: {error}"),
         }
@@ -229,7 +253,7 @@ async fn ending(read: OwnedReadHalf) -> (End, Usage) {
         // Somebody killed the supervisor: what it watched over must not go on by itself.
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
-    (End::Lost(format!("the supervisor of the process failed: {lost}")), Usage::default())
+    Told::of(End::Lost(format!("the supervisor of the process failed: {lost}")))
 }
 
 /// Until the process is to be killed.

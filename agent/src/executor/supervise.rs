@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use orrery_sdk::executor::Usage;
@@ -24,7 +24,9 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wait4::ResUse;
 
+use super::entrance::{Begun, NOT_STARTED, begin};
 use super::leader::{Leader, kill_orphans, reap_orphans};
+use crate::sandbox::{self, Beneath, Confinement, Group, Hits};
 
 /// How long the killing of orphans may take: those that do not die by SIGKILL hang in the kernel, and waiting longer helps nobody.
 const ORPHANS: Duration = Duration::from_secs(5);
@@ -41,6 +43,10 @@ pub(super) struct Order {
     pub(super) deadline_ms: u64,
     /// Until when the lease is trusted, on the clock of [`monotonic`]; absent where there is none.
     pub(super) trusted_until_ns: Option<u64>,
+    /// How to contain it; absent where it is as any process.
+    pub(super) confinement: Option<Confinement>,
+    /// What it reads from stdin; nothing where absent.
+    pub(super) stdin: Option<Beneath>,
 }
 
 /// What follows the order.
@@ -88,18 +94,27 @@ pub(super) enum Overdue {
 pub(super) enum Word {
     /// It could not be started; the error's number, if it has one, and text.
     Refused { errno: Option<i32>, message: String },
+    /// It could not be contained as it must be, and was not started.
+    Uncontained { message: String },
     /// It runs and leads the group of this number.
     Started { pid: i32 },
     /// It has ended, and its group with it.
-    Ended { code: Option<i32>, signal: Option<i32>, overdue: Option<Overdue>, max_rss_bytes: u64, cpu_ms: i64 },
+    Ended {
+        code: Option<i32>,
+        signal: Option<i32>,
+        overdue: Option<Overdue>,
+        max_rss_bytes: u64,
+        cpu_ms: i64,
+        hits: Hits,
+    },
 }
 
 impl Word {
-    fn refused(error: &io::Error) -> Self {
+    pub(super) fn refused(error: &io::Error) -> Self {
         Self::Refused { errno: error.raw_os_error(), message: error.to_string() }
     }
 
-    fn ended(used: &ResUse, overdue: Option<Overdue>) -> Self {
+    fn ended(used: &ResUse, overdue: Option<Overdue>, hits: Hits) -> Self {
         let cpu = used.rusage.utime + used.rusage.stime;
         Self::Ended {
             code: used.status.code(),
@@ -107,6 +122,7 @@ impl Word {
             overdue,
             max_rss_bytes: used.rusage.maxrss,
             cpu_ms: i64::try_from(cpu.as_millis()).unwrap_or(i64::MAX),
+            hits,
         }
     }
 
@@ -120,9 +136,16 @@ impl Word {
 }
 
 /// The hidden subcommand `supervise` of the agent: starts the one process that the agent orders over stdin, and kills it with all its
-/// descendants when it is told to, at its deadline, at the end of its lease, or when the agent is gone. `args` are what follows the subcommand: nothing.
+/// descendants when it is told to, at its deadline, at the end of its lease, or when the agent is gone. `args` are what follows the
+/// subcommand: nothing, or `--inside` where a supervisor starts it once more, to contain the process.
 pub fn supervise(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // It knows what its one job may know and others may not: none of the same user is to read its memory.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     if let Some(arg) = args.into_iter().next() {
+        if arg == "--inside" {
+            return sandbox::inside();
+        }
         eprintln!("supervise takes no argument such as {}: only an agent starts it", arg.to_string_lossy());
         return ExitCode::from(2);
     }
@@ -165,30 +188,47 @@ pub(super) async fn guard(
     let order: Order = serde_json::from_str(&notes.next_line().await?.unwrap_or_default())?;
     let deadline = Instant::now() + Duration::from_millis(order.deadline_ms);
     let trusted_until = order.trusted_until_ns.map(own);
-    let mut leader = match Leader::spawn(command(order, stdout, stderr)) {
-        Ok(leader) => leader,
-        Err(error) => return say(&mut write, &Word::refused(&error)).await,
+    let mut begun = match begin(order, stdout, stderr).await {
+        Ok(begun) => begun,
+        Err(why) => return say(&mut write, &why).await,
     };
+    let leader = &begun.leader;
     // Not being able to tell is no reason to stop here: the agent's end of the socket is then closed, and that is seen below.
     let _ = say(&mut write, &Word::Started { pid: leader.pid().as_raw_nonzero().get() }).await;
-    let overdue = watch(&mut leader, &mut notes, (deadline, trusted_until), terminate.as_mut()).await;
+    let overdue = watch(&mut begun, &mut notes, (deadline, trusted_until), terminate.as_mut()).await;
+    let Begun { leader, container, group } = begun;
     // Nothing of the group outlives its leader, which is a zombie still, so that the group is its own.
     leader.signal(Signal::KILL);
     let used = leader.reap()?;
-    if terminate.is_some() {
-        let _ = timeout(ORPHANS, end_orphans()).await;
-    }
-    say(&mut write, &Word::ended(&used, overdue)).await
+    let hits = group.as_ref().map(Group::hits).unwrap_or_default();
+    let alone = terminate.is_some();
+    let _ = timeout(ORPHANS, end_others(group.as_ref(), alone)).await;
+    drop(group);
+    let has_run = match container {
+        Some(container) => container.has_run(&used).await,
+        None => true,
+    };
+    let word = match has_run {
+        false => Word::Uncontained { message: NOT_STARTED.to_owned() },
+        true => Word::ended(&used, overdue, hits),
+    };
+    say(&mut write, &word).await
 }
 
 /// Until the leader has ended; why it was killed, if it was and nobody had asked for that.
 async fn watch(
-    leader: &mut Leader,
+    begun: &mut Begun,
     notes: &mut Lines<BufReader<OwnedReadHalf>>,
     (deadline, mut trusted_until): (Instant, Option<Instant>),
     mut terminate: Option<&mut SignalStream>,
 ) -> Option<Overdue> {
     let alone = terminate.is_some();
+    let Begun { leader, container, .. } = begun;
+    let container = container.as_ref();
+    let ask_to_end = |leader: &Leader| match container {
+        Some(container) => container.signal(leader, Signal::TERM),
+        None => leader.signal(Signal::TERM),
+    };
     let (mut wanted, mut overdue) = (true, None);
     while !leader.has_exited() {
         tokio::select! {
@@ -198,7 +238,7 @@ async fn watch(
                 }
             }
             note = notes.next_line(), if wanted => match note.ok().flatten().map(|line| serde_json::from_str(&line)) {
-                Some(Ok(Note::Terminate)) => leader.signal(Signal::TERM),
+                Some(Ok(Note::Terminate)) => ask_to_end(leader),
                 Some(Ok(Note::Trusted { until_ns })) => trusted_until = Some(own(until_ns)),
                 // Gone, or no agent that can be understood.
                 None | Some(Err(_)) => {
@@ -210,7 +250,7 @@ async fn watch(
                 overdue = Some(why);
                 leader.signal(Signal::KILL);
             }
-            () = terminated(&mut terminate) => leader.signal(Signal::TERM),
+            () = terminated(&mut terminate) => ask_to_end(leader),
         }
     }
     overdue.filter(|_| wanted)
@@ -237,20 +277,12 @@ async fn terminated(signals: &mut Option<&mut SignalStream>) {
     }
 }
 
-async fn end_orphans() {
-    while !kill_orphans() {
+/// Until nothing of the process is left: what is in its control group, and, for a supervisor of its own, what has become its child.
+async fn end_others(group: Option<&Group>, alone: bool) {
+    // Both each time, since a dying process may leave children behind.
+    while !(group.is_none_or(Group::kill) & (!alone || kill_orphans())) {
         sleep(Duration::from_millis(5)).await;
     }
-}
-
-fn command(order: Order, stdout: Stdio, stderr: Stdio) -> Command {
-    let mut command = Command::new(order.program);
-    command.args(order.args).env_clear().envs(order.environment);
-    if let Some(directory) = order.directory {
-        command.current_dir(directory);
-    }
-    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    command
 }
 
 async fn say(write: &mut OwnedWriteHalf, word: &Word) -> io::Result<()> {

@@ -7,5 +7,6 @@ mod config;
 mod crash;
 mod function;
 mod http;
+mod sandbox;
 mod stop;
 mod support;

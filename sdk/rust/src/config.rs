@@ -1,6 +1,8 @@
 //! The configs of the built-in job types: one reading of them for the server, which validates, and the agent, which runs.
 
 mod fields;
+mod sandbox;
+mod shell;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +10,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use self::fields::{Fields, header_problem, url_problem};
+pub use self::sandbox::{SandboxConfig, SandboxLevel};
+pub use self::shell::{is_shell, shell_in, shell_problem};
 
 /// The largest config, in bytes of its JSON text.
 pub const MAX_CONFIG_BYTES: usize = 1024 * 1024;
@@ -104,6 +108,9 @@ pub struct ProcessConfig {
     /// Milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u64>,
+    /// How it is contained; the agent decides where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxConfig>,
 }
 
 /// Calls a function: a registered one, or one of a Python or Node module.
@@ -123,6 +130,9 @@ pub struct FunctionConfig {
     /// Told from the module's file name where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Runtime>,
+    /// How the process of a module's function is contained; the agent decides where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxConfig>,
 }
 
 /// What runs a module.
@@ -254,6 +264,7 @@ impl FunctionConfig {
                 None
             }
         };
-        fields.finish(Self { module_path, function_name, parameters, timeout, runtime })
+        let sandbox = fields.sandbox();
+        fields.finish(Self { module_path, function_name, parameters, timeout, runtime, sandbox })
     }
 }

@@ -177,6 +177,8 @@ struct Config<'a> {
     function_name: Cow<'a, str>,
     #[serde(default, borrow)]
     parameters: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    sandbox: Option<&'a RawValue>,
 }
 
 #[async_trait]
@@ -213,6 +215,10 @@ impl FunctionExecutor {
         let Some(function) = self.registry.functions.get(module).and_then(|module| module.get(name)) else {
             return if self.fallback.is_some() { Ok(None) } else { Err(self.unknown(module, name)) };
         };
+        if config.sandbox.is_some_and(|sandbox| sandbox.get() != "null") {
+            let hint = "leave it out, or call the function of a Python or Node module";
+            return Err(format!("config.sandbox cannot be had for {name}, which runs inside of its worker; {hint}"));
+        }
         let parameters =
             overlaid(config.parameters.map(RawValue::get), task.parameters.as_ref().map(|p| p.text.as_str()));
         Ok(Some((function.clone(), parameters)))

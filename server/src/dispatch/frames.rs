@@ -91,6 +91,8 @@ fn work(grant: &Grant, secrets: &Secrets, egress: &Egress) -> Work {
         timeout_ms: i64::try_from(grant.timeout.max(Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX),
         secrets: secrets.values(grant).iter().map(|(key, value)| (key.clone(), value.expose().to_owned())).collect(),
         egress_allow: opened(grant, egress).to_vec(),
+        // What the tenant demands is put in when a frame goes out.
+        ..Work::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::{MAX_CONFIG_BYTES, MAX_TIMEOUT_MS, Problem, ProcessConfig};
+use super::{MAX_CONFIG_BYTES, MAX_TIMEOUT_MS, Problem, ProcessConfig, SandboxConfig};
 use crate::secret::OPENING;
 
 /// A config taken apart by its fields, with the problems found so far.
@@ -140,7 +140,17 @@ impl<'a> Fields<'a> {
                 self.problem(&format!("environment.{name}"), "is no name of a variable: it is empty or holds '='");
             }
         }
-        ProcessConfig { working_directory, environment, timeout: self.timeout() }
+        ProcessConfig { working_directory, environment, timeout: self.timeout(), sandbox: self.sandbox() }
+    }
+
+    pub(super) fn sandbox(&mut self) -> Option<SandboxConfig> {
+        match SandboxConfig::read(self.raw("sandbox")?.get()) {
+            Ok(sandbox) => Some(sandbox),
+            Err(problems) => {
+                problems.into_iter().for_each(|(field, message)| self.problem(&field, message));
+                None
+            }
+        }
     }
 
     pub(super) fn problem(&mut self, field: &str, message: impl Into<String>) {

@@ -122,6 +122,8 @@ fn with_work(lease: Lease, work: &Work) -> Lease {
         timeout_ms: work.timeout_ms,
         secrets: work.secrets.clone(),
         egress_allow: work.egress_allow.clone(),
+        sandbox_level: work.sandbox_level.clone(),
+        shell_allowed: work.shell_allowed,
         work: 0,
         ..lease
     }
@@ -148,6 +150,8 @@ pub(super) fn task_of(lease: Lease, cap: Option<Duration>) -> Task {
         idempotency_key,
         egress_allow: lease.egress_allow,
         traceparent: Some(lease.traceparent).filter(|text| !text.is_empty()),
+        sandbox_level: lease.sandbox_level,
+        shell_allowed: lease.shell_allowed.unwrap_or(true),
     }
 }
 
@@ -181,6 +185,16 @@ mod tests {
         let expected = [("a", "report", 7), ("b", "", 0), ("c", "own", 0)];
         assert_eq!(names, expected.map(|(id, name, ms)| (id.to_owned(), name.to_owned(), ms)));
         assert_eq!(task_of(lease("a", 0), None).idempotency_key, "a");
+    }
+
+    #[test]
+    fn what_a_tenant_must_and_may_not_reaches_the_task() {
+        let work = Work { sandbox_level: "process".into(), shell_allowed: Some(false), ..Work::default() };
+        let batch =
+            LeaseBatch { leases: vec![Lease { work: 1, ..Lease::default() }, Lease::default()], works: vec![work] };
+        let tasks: Vec<Task> = leases_of(batch).map(|lease| task_of(lease, None)).collect();
+        assert_eq!((tasks[0].sandbox_level.as_str(), tasks[0].shell_allowed), ("process", false));
+        assert_eq!((tasks[1].sandbox_level.as_str(), tasks[1].shell_allowed), ("", true));
     }
 
     #[test]
