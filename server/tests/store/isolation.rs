@@ -109,7 +109,7 @@ async fn fill(store: &DynStore) {
             Ok(JobChange { job: job.clone(), unplan: false, cancel: None, omission: Some(omission.clone()) })
         };
         store.change_job(tenant, job.id, &change).await.unwrap();
-        crate::keys::key_of(store, tenant, tenant.as_bytes()[0]).await;
+        crate::keys::key_of(store, tenant, tenant.as_bytes()[15]).await;
     }
     store.open_session(&NewSession { tenant_id: None, ..agent("shared") }, MINUTE).await.unwrap();
 }

@@ -154,6 +154,8 @@ async fn call(http: &Http, config: Value, lease: &[&str]) -> Outcome {
         idempotency_key: "key-1".into(),
         traceparent: None,
         egress_allow: lease.iter().map(ToString::to_string).collect(),
+        sandbox_level: String::new(),
+        shell_allowed: true,
     };
     http.run(task, Context::new(Arc::new(Silent))).await
 }
