@@ -11,7 +11,7 @@ use orrery_sdk::v1::{
     Registered, RenewRequest, RevokeAgentRequest, coordinator_message,
 };
 use orrery_server::ca::{AgentIdentity, Authority as Signer};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::secured::{Authority, Enrolled, enrolled, request, worker};
-use crate::token::token;
+use crate::token::{token, token_of};
 use crate::wait::{SOON, until, until_true};
 use crate::world::{Server, World};
 
@@ -254,4 +254,43 @@ async fn who_may_let_agents_in_is_asked() {
     // Renewing is for those who show a certificate.
     let message = RenewRequest { certificate_request };
     assert_eq!(authority.client(&server).renew(message).await.unwrap_err().code(), "CERTIFICATE_NEEDED");
+}
+
+#[tokio::test]
+async fn rest_does_the_same_and_tenants_do_not_see_each_other() {
+    let world = World::new(Engine::Sqlite).await;
+    let authority = Authority::new(&world, "ca").await;
+    let server = authority.server(&world, &[]).await;
+    let http = authority.http();
+    let call = async |bearer: Option<&str>, path: &str, body: Option<Value>| {
+        let url = format!("{}/api/v1/scheduler/agents{path}", server.http);
+        let request = match body {
+            Some(body) => http.post(url).header("content-type", "application/json").body(body.to_string()),
+            None => http.get(url),
+        };
+        let request = if let Some(bearer) = bearer { request.bearer_auth(bearer) } else { request };
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_str::<Value>(&answer.text().await.unwrap()).unwrap())
+    };
+    let refused = |(status, answer): (u16, Value)| (status, answer["error"]["code"].as_str().map(ToOwned::to_owned));
+    let (mine, others) = (token(), token_of(&Uuid::new_v4().to_string()));
+
+    let made = call(None, "/tokens", Some(json!({}))).await;
+    assert_eq!(refused(made), (401, Some("UNAUTHENTICATED".into())));
+    let (_, made) = call(Some(&mine), "/tokens", Some(json!({"name": "db-1", "ttlSeconds": 60}))).await;
+    let body = json!({"joinToken": made["token"], "certificateRequest": request().1});
+    let (_, enrolled) = call(None, "/enroll", Some(body.clone())).await;
+    let id = enrolled["agentId"].as_str().unwrap_or_else(|| panic!("{made} {enrolled}"));
+    assert_eq!(refused(call(None, "/enroll", Some(body)).await), (401, Some("INVALID_JOIN_TOKEN".into())));
+
+    for (bearer, count) in [(&mine, 1), (&others, 0)] {
+        let (_, listed) = call(Some(bearer), "", None).await;
+        assert_eq!(listed["agents"].as_array().unwrap().len(), count, "{listed}");
+    }
+    let revoke = format!("/{id}/revoke");
+    let by_others = call(Some(&others), &revoke, Some(json!({}))).await;
+    assert_eq!(refused(by_others), (404, Some("AGENT_NOT_FOUND".into())));
+    let (status, revoked) = call(Some(&mine), &revoke, Some(json!({}))).await;
+    assert_eq!((status, revoked["state"].as_str(), revoked["id"].as_str()), (200, Some("revoked"), Some(id)));
 }

@@ -24,7 +24,7 @@ async fn tls_1_3_is_spoken_and_nothing_older() {
         assert_eq!(secured.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
         // Both are offered, and the newer one is taken; the older one alone is refused.
         handshake(&authority, url, &[&TLS12, &TLS13]).await.unwrap();
-        let refused = handshake(&authority, url, &[&TLS12]).await.err().expect("TLS 1.2 is refused").to_string();
+        let refused = handshake(&authority, url, &[&TLS12]).await.expect_err("TLS 1.2 is refused").to_string();
         assert!(refused.contains("ProtocolVersion"), "{refused}");
         // In the clear nothing is answered but a TLS alert.
         let mut plain = TcpStream::connect(url.trim_start_matches("https://")).await.unwrap();
@@ -35,9 +35,7 @@ async fn tls_1_3_is_spoken_and_nothing_older() {
     }
     assert!(authority.client(&server).list_jobs(ListJobsRequest::default()).await.unwrap().jobs.is_empty());
     // REST as a browser or curl would call it.
-    let root = reqwest::Certificate::from_pem(authority.certificates().as_bytes()).unwrap();
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
+    let http = authority.http();
     let health = http.get(format!("{}/health", server.http)).send().await.unwrap();
     assert_eq!(health.status(), 200);
     let jobs = http.get(format!("{}/api/v1/scheduler/jobs", server.http));
