@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
-use orrery_sdk::secret::{MASK, MIN_VALUE, OPENING, Piece, Reference, pieces};
+use orrery_sdk::secret::{MASK, MIN_VALUE, OPENING, Reference};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -103,14 +103,6 @@ fn put(config: &str, span: &Range<usize>, text: &str) -> String {
     [&config[..span.start], &literal, &config[span.end..]].concat()
 }
 
-/// What is stored in the place of a value, if that is what the text is.
-fn sealed(text: &str) -> Option<Reference> {
-    match pieces(text).as_slice() {
-        [Piece::Reference(reference)] if reference.is_sealed() => Some(reference.clone()),
-        _ => None,
-    }
-}
-
 /// What is wrong with a path that is to be sensitive, if anything. `kept` are the names of values that stay as they are.
 pub fn problem(config: &str, path: &str, kept: &BTreeSet<String>) -> Option<Wrong> {
     if DECIDING.contains(&path) {
@@ -120,7 +112,7 @@ pub fn problem(config: &str, path: &str, kept: &BTreeSet<String>) -> Option<Wron
         Ok(span) => text(config, &span),
         Err(wrong) => return Some(wrong),
     };
-    if sealed(&value).is_some_and(|reference| kept.contains(&reference.name)) {
+    if Reference::to_sealed(&value).is_some_and(|reference| kept.contains(&reference.name)) {
         return None;
     }
     if value == MASK {
@@ -138,7 +130,7 @@ pub fn problem(config: &str, path: &str, kept: &BTreeSet<String>) -> Option<Wron
 /// with the reference that is to stand for it. `None` where all are.
 pub fn unsealed(config: &str, sensitive: &[String]) -> Option<(Range<usize>, String)> {
     let spans = sensitive.iter().filter_map(|path| find(config, path).ok());
-    spans.map(|span| (span.clone(), text(config, &span))).find(|(_, value)| sealed(value).is_none())
+    spans.map(|span| (span.clone(), text(config, &span))).find(|(_, value)| Reference::to_sealed(value).is_none())
 }
 
 /// The config with a reference in the place of a value.
@@ -178,7 +170,7 @@ pub fn unmasked(
             wrong.push((path.clone(), message));
             continue;
         }
-        if let Some(reference) = find(before, path).ok().and_then(|span| sealed(&text(before, &span))) {
+        if let Some(reference) = find(before, path).ok().and_then(|span| Reference::to_sealed(&text(before, &span))) {
             config = with_reference(&config, &span, &reference);
             kept.insert(reference.name);
         }

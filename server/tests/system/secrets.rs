@@ -113,6 +113,12 @@ async fn a_canary_reaches_its_job_and_nothing_else(world: World) {
     );
     assert!(run["result"]["result"]["stdout"].as_str().unwrap().contains("plain ***"), "{run:#}");
 
+    // A sensitive script is put back whole, and its lines are as secret as it is.
+    let script = format!("A={SENSITIVE}\necho \"$A\"\ntest ${{#A}} = {}\n", SENSITIVE.len());
+    let definition = json!({"name": "hidden", "manual": true, "jobType": "shell", "config": {"script": script}, "sensitive": ["script"]});
+    let hidden = rest.run(&crate::rest::id(&rest.post("/jobs", definition).await.ok())).await;
+    assert_eq!(hidden["status"], "completed", "{hidden:#}");
+
     // What a target hears is the value, and what it answers is none.
     let target = Target::start().await;
     let http = json!({"url": target.url("/hook?key=${secret:CANARY}"), "method": "POST", "body": {"token": "${secret:CANARY}"}});

@@ -76,6 +76,9 @@ impl Looking<'_> {
     }
 
     fn read(&mut self, field: &str, text: &str) {
+        if let Some(reference) = Reference::to_sealed(text) {
+            return self.found.push(Found { field: field.into(), reference });
+        }
         for piece in pieces(text) {
             match piece {
                 Piece::Reference(reference) if self.allowed => {
@@ -116,10 +119,14 @@ pub fn substitute(job_type: &str, config: &str, values: &HashMap<String, String>
         if token.is_key && token.depth == 1 {
             field = json::decoded(text).unwrap_or_default();
         }
-        let is_value = token.is_string && !token.is_key && fields(job_type).contains(&field.as_str());
+        let is_value = token.is_string && !token.is_key;
         let Some(text) = is_value.then(|| json::decoded(text)).flatten().filter(|text| text.contains(OPENING)) else {
             return Ok::<_, std::convert::Infallible>(None);
         };
+        // What was taken out of a config goes back to where it was, wherever that is.
+        if !fields(job_type).contains(&field.as_str()) && Reference::to_sealed(&text).is_none() {
+            return Ok(None);
+        }
         let mut out = String::with_capacity(text.len());
         for piece in pieces(&text) {
             match piece {
@@ -173,6 +180,18 @@ mod tests {
         );
         assert!(wrong("http", r#"{"url":"${secret:a b}"}"#).contains("no reference"));
         assert!(wrong("http", r#"{"headers":{"${secret:a}":"x"}}"#).contains("in a name"));
+    }
+
+    #[test]
+    fn what_was_taken_out_goes_back_to_where_it_was() {
+        let config = r#"{"script":"${secret:~0f}","environment":{"A":"x${secret:~0f}"}}"#;
+        assert_eq!(keys("shell", config).len(), 2);
+        let values = HashMap::from([("~0f".to_owned(), "echo 'a b'".to_owned())]);
+        let put = substitute("shell", r#"{"script":"${secret:~0f}"}"#, &values).unwrap();
+        assert_eq!(put, r#"{"script":"echo 'a b'"}"#);
+        let part = r#"{"script":"echo ${secret:~0f}"}"#;
+        assert!(find("shell", part).is_err());
+        assert_eq!(substitute("shell", part, &values).unwrap(), part);
     }
 
     #[test]

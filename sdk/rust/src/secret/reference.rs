@@ -56,6 +56,16 @@ impl Reference {
         format!("{SEALED}{id}")
     }
 
+    /// The reference that stands for the whole of a text that was taken out of a config and sealed, if that is what the text is.
+    pub fn to_sealed(text: &str) -> Option<Self> {
+        match pieces(text).pop() {
+            Some(Piece::Reference(reference)) if reference.is_sealed() && reference.to_string() == text => {
+                Some(reference)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it stands for a value that was taken out of a config and sealed.
     pub fn is_sealed(&self) -> bool {
         self.name.starts_with(SEALED)
