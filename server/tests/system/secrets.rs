@@ -114,15 +114,20 @@ async fn a_canary_reaches_its_job_and_nothing_else(world: World) {
     assert!(run["result"]["result"]["stdout"].as_str().unwrap().contains("plain ***"), "{run:#}");
 
     // A sensitive script is put back whole, and its lines are as secret as it is.
-    let script = format!("A={SENSITIVE}\necho \"$A\"\ntest ${{#A}} = {}\n", SENSITIVE.len());
+    let script = format!("A={SENSITIVE}\ntest ${{#A}} = {}\n", SENSITIVE.len());
     let definition = json!({"name": "hidden", "manual": true, "jobType": "shell", "config": {"script": script}, "sensitive": ["script"]});
     let hidden = rest.run(&crate::rest::id(&rest.post("/jobs", definition).await.ok())).await;
     assert_eq!(hidden["status"], "completed", "{hidden:#}");
 
-    // What a target hears is the value, and what it answers is none.
-    let target = Target::start().await;
-    let http = json!({"url": target.url("/hook?key=${secret:CANARY}"), "method": "POST", "body": {"token": "${secret:CANARY}"}});
+    // What a target hears is the value; what it answers with is none.
+    let target = Target::answering(|_, arrival| arrival.body.clone()).await;
+    let body = json!({"token": "${secret:CANARY}"});
+    let http =
+        json!({"url": target.url("/hook"), "method": "POST", "headers": {"X-Token": "${secret:CANARY}"}, "body": body});
     let heard = rest.run(&rest.create_manual("http", "http", http).await).await;
+    let arrival = target.after(1, SOON).await.remove(0);
+    assert_eq!((arrival.header("x-token"), arrival.text()), (CANARY, json!({"token": CANARY}).to_string().as_str()));
+    assert_eq!(heard["result"]["result"], json!({"token": "***"}), "{heard:#}");
 
     let shown = [made.text, run.to_string(), heard.to_string(), log];
     for (what, text) in ["the job", "the result", "the answer", "the log"].iter().zip(&shown) {
