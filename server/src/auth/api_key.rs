@@ -126,7 +126,9 @@ impl Keys {
         if used.is_empty() {
             return;
         }
-        let uses: Vec<(Uuid, Duration)> = used.into_iter().map(|(id, at)| (id, at.elapsed())).collect();
+        let mut uses: Vec<(Uuid, Duration)> = used.into_iter().map(|(id, at)| (id, at.elapsed())).collect();
+        // In one order, so that coordinators that store the same keys do not cross.
+        uses.sort_unstable();
         if let Err(error) = self.store.keys_used(&uses).await {
             tracing::debug!(%error, keys = uses.len(), "the last uses of keys were not stored");
         }

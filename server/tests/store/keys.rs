@@ -87,7 +87,7 @@ pub async fn revoked_keys_are_not_found_and_stay_listed(store: DynStore) {
     expected.sort_unstable();
     assert_eq!(all(KeysOf::Tenant(TENANT)).await, expected);
     assert_eq!(all(KeysOf::Everybody).await, expected);
-    assert_eq!(all(theirs).await, [Uuid::nil(); 0]);
+    assert!(all(theirs).await.is_empty());
     let first = store.keys(KeysOf::Everybody, &Page { after: None, limit: 1 }).await.unwrap().remove(0);
     let second = store.keys(KeysOf::Everybody, &Page { after: Some(first.id), limit: 10 }).await.unwrap();
     assert_eq!(second.len(), 1);
