@@ -95,6 +95,12 @@ mod tests {
         std::fs::create_dir(&outer).expect("made");
         std::fs::write(inner.join("real/a.py"), "inner").expect("written");
         std::fs::write(outer.join("a.py"), "outer").expect("written");
+        struct AtTheEnd<'a>(&'a AtomicBool);
+        impl Drop for AtTheEnd<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
         let stop = AtomicBool::new(false);
         let (mut read, mut refused) = (0, 0);
         std::thread::scope(|scope| {
@@ -107,6 +113,7 @@ mod tests {
                     }
                 }
             });
+            let _ends = AtTheEnd(&stop);
             while read < 200 || refused < 200 {
                 match opened(&inner, "real/a.py") {
                     Ok(text) => {
@@ -116,7 +123,6 @@ mod tests {
                     Err(_) => refused += 1,
                 }
             }
-            stop.store(true, Ordering::Relaxed);
         });
     }
 }
