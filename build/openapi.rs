@@ -300,11 +300,11 @@ fn head(document: &mut Value, files: &[&FileDescriptorProto], comments: &Comment
     document["components"]["responses"] = json!({
         "400": error("The request is not valid: INVALID_ARGUMENT, INVALID_CRON_EXPRESSION, INVALID_JOB_CONFIG and others. `details.fields` names the fields."),
         "401": error("UNAUTHENTICATED: credentials are missing or not valid."),
-        "403": error("PERMISSION_DENIED: the caller may not do this."),
+        "403": error("PERMISSION_DENIED: the caller may not do this. ADDRESS_NOT_ALLOWED: not from where it calls."),
         "404": error("JOB_NOT_FOUND, EXECUTION_NOT_FOUND, WORKER_NOT_FOUND: nothing of the caller's tenant has this id."),
         "409": error("The state does not allow it: JOB_NAME_TAKEN, VERSION_CONFLICT, JOB_ALREADY_RUNNING, JOB_INACTIVE, LOCK_ACQUISITION_FAILED and others."),
         "413": error("PAYLOAD_TOO_LARGE."),
-        "429": error("QUOTA_EXCEEDED: the tenant has as much as it may. RATE_LIMITED: too many calls; `Retry-After` says when to try again."),
+        "429": error("QUOTA_EXCEEDED: the tenant has as much as it may. RATE_LIMITED: too many calls; TOO_MANY_ATTEMPTS: too many wrong credentials; `Retry-After` says when to try again."),
         "500": error("INTERNAL_ERROR: a fault of the server."),
         "503": error("DATABASE_UNAVAILABLE: try again.")
     });

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{Api, convert, request};
 use crate::auth::{self, DEFAULT_TENANT, Permissions, Principal, Signed};
 use crate::error::{Error, Kind};
+use crate::limiter;
 
 #[tonic::async_trait]
 impl AuthService for Api {
@@ -22,7 +23,9 @@ impl AuthService for Api {
             }
         }
         let sign_in = self.authenticator.sign_in();
-        let signed = sign_in.login(tenant, &message.name, message.password, &auth::origin()).await?;
+        let origin = auth::origin();
+        let login = sign_in.login(tenant, &message.name, message.password, &origin);
+        let signed = limiter::guard(&format!("{tenant}/{}", message.name), login).await?;
         Ok(Response::new(signed_in(signed)))
     }
 
@@ -49,7 +52,10 @@ impl AuthService for Api {
         let principal = auth::anybody()?;
         let message = request.into_inner();
         let (current, new) = (message.current_password, message.new_password);
-        let signed = self.authenticator.sign_in().change_password(&principal, current, new, &auth::origin()).await?;
+        let origin = auth::origin();
+        // Whoever has found an open session must not find the password by it.
+        let change = self.authenticator.sign_in().change_password(&principal, current, new, &origin);
+        let signed = limiter::guard(&principal.subject.to_string(), change).await?;
         Ok(Response::new(signed_in(signed)))
     }
 }

@@ -26,9 +26,6 @@ const PUBLIC: &[&str] = &[
     "/internal/health",
     "/openapi.json",
     "/docs",
-    // Whoever enrols shows a join token.
-    "/api/v1/scheduler/agents/enroll",
-    "/orrery.v1.EnrolmentService/Enroll",
     "/orrery.v1.SchedulerService/GetHealth",
     "/orrery.v1.SchedulerService/GetReady",
 ];
@@ -41,8 +38,10 @@ const SIGNING_IN: [&str; 6] = [
     "/orrery.v1.AuthService/Refresh",
     "/orrery.v1.AuthService/Logout",
 ];
+/// Calls whose credentials are a join token in their message. A whole fleet may join from one address: only wrong tokens count.
+const JOINING: [&str; 2] = ["/api/v1/scheduler/agents/enroll", "/orrery.v1.EnrolmentService/Enroll"];
 /// Paths that are for whoever watches over the process: they are served whatever the list of addresses says.
-const PROBES: [&str; 2] = ["/health", "/ready"];
+const PROBES: [&str; 3] = ["/health", "/ready", "/internal/health"];
 /// What paths begin with that need no credentials.
 const PUBLIC_BELOW: [&str; 2] = [GRPC_HEALTH, "/grpc.reflection."];
 const GRPC_HEALTH: &str = "/grpc.health.v1.";
@@ -186,7 +185,7 @@ where
     S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Future: Send,
     B: Send + 'static,
-    R: Default,
+    R: Default + Send,
 {
     type Response = Response<R>;
     type Error = S::Error;
@@ -223,14 +222,25 @@ where
             if signs_in && let Err(error) = layer.admit_unknown(&credentials).await {
                 return Ok(refusal(error, grpc));
             }
-            if signs_in || layer.is_public(parts.uri.path()) {
+            if signs_in || JOINING.contains(&parts.uri.path()) {
+                if let Err(error) = layer.guard.before(address).await {
+                    return Ok(refusal(error, grpc));
+                }
                 let call = super::unknown(origin, inner.call(Request::from_parts(parts, body)));
-                return guarded(layer.guard, address, call).await;
+                let response = guarded(layer.guard.clone(), call).await?;
+                if is_unauthenticated(&response) {
+                    layer.metrics.call_refused("credentials");
+                    layer.guard.failed(address).await;
+                }
+                return Ok(response);
+            }
+            if layer.is_public(parts.uri.path()) {
+                return super::unknown(origin, inner.call(Request::from_parts(parts, body))).await;
             }
             match layer.admit(&credentials).await {
                 Ok((principal, budget)) => {
                     let call = super::scope(principal, origin, inner.call(Request::from_parts(parts, body)));
-                    let mut response = guarded(layer.guard, address, call).await?;
+                    let mut response = guarded(layer.guard, call).await?;
                     if is_denied(&response) {
                         layer.metrics.call_refused("permission");
                     }
@@ -256,7 +266,7 @@ fn peer(extensions: &http::Extensions) -> Option<SocketAddr> {
 /// The key or token of a call, as it was written.
 fn shown(headers: &http::HeaderMap) -> Option<&[u8]> {
     let credential = headers.get(http::header::AUTHORIZATION).or_else(|| headers.get("x-api-key"));
-    credential.map(HeaderValue::as_bytes)
+    credential.or_else(|| headers.get("x-service-token")).map(HeaderValue::as_bytes)
 }
 
 fn write<R>(budget: Option<Budget>, response: &mut Response<R>) {
@@ -265,11 +275,15 @@ fn write<R>(budget: Option<Budget>, response: &mut Response<R>) {
     }
 }
 
-/// Whether the answer is that the caller may not.
+/// Whether the answer is that the caller may not: PERMISSION_DENIED (<https://grpc.io/docs/guides/status-codes/>).
 fn is_denied<R>(response: &Response<R>) -> bool {
-    // PERMISSION_DENIED: https://grpc.io/docs/guides/status-codes/
-    let by_grpc = || response.headers().get("grpc-status").is_some_and(|status| status == "7");
-    response.status() == StatusCode::FORBIDDEN || by_grpc()
+    response.status() == StatusCode::FORBIDDEN || response.headers().get("grpc-status").is_some_and(|code| code == "7")
+}
+
+/// Whether the answer is that what was shown is wrong: UNAUTHENTICATED.
+fn is_unauthenticated<R>(response: &Response<R>) -> bool {
+    response.status() == StatusCode::UNAUTHORIZED
+        || response.headers().get("grpc-status").is_some_and(|code| code == "16")
 }
 
 fn is_grpc(headers: &http::HeaderMap) -> bool {

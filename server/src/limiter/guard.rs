@@ -121,7 +121,7 @@ impl Guard {
     /// TOO_MANY_ATTEMPTS.
     pub(crate) async fn before_call(&self, address: Option<IpAddr>, credentials: &[u8]) -> Result<(), Error> {
         match (address, self.inner.of_address) {
-            (Some(address), Some(_)) if !self.was_good(credentials) => self.check(Subject::Address(address)).await,
+            (Some(_), Some(_)) if !self.was_good(credentials) => self.before(address).await,
             _ => Ok(()),
         }
     }
@@ -141,33 +141,42 @@ impl Guard {
         }
     }
 
-    /// Runs one attempt to prove who somebody is, such as a login, unless those at the address, or those who tried the account, have to wait.
-    /// An attempt counts as a failure from its beginning, so that many at once are not free, and is forgiven where it is none.
+    /// Before the message of a call is looked at in which credentials are.
+    ///
+    /// # Errors
+    /// TOO_MANY_ATTEMPTS.
+    pub(crate) async fn before(&self, address: Option<IpAddr>) -> Result<(), Error> {
+        match (address, self.inner.of_address) {
+            (Some(address), Some(_)) => self.check(Subject::Address(address)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Those credentials were wrong.
+    pub(crate) async fn failed(&self, address: Option<IpAddr>) {
+        if let (Some(address), Some(penalty)) = (address, self.inner.of_address) {
+            self.fail(Subject::Address(address), &penalty).await;
+        }
+    }
+
+    /// Runs one attempt to prove that somebody is `account`, such as a login, unless those who try it have to wait. An attempt counts as a
+    /// failure from its beginning, so that many at once are not free, and is forgiven where it is none.
     ///
     /// # Errors
     /// TOO_MANY_ATTEMPTS, or the attempt's own.
-    pub async fn attempt<T>(
-        &self,
-        address: Option<IpAddr>,
-        account: &str,
-        attempt: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
+    pub async fn attempt<T>(&self, account: &str, attempt: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let account = Subject::Account(account);
-        if let (Some(address), Some(_)) = (address, self.inner.of_address) {
-            self.check(Subject::Address(address)).await?;
-        }
         self.check(account).await?;
-        self.fail(account, &OF_ACCOUNT).await;
+        let wait = self.fail(account, &OF_ACCOUNT).await;
         let done = attempt.await;
-        match (&done, address, &self.inner.of_address) {
-            (Ok(_), ..) => self.forgive(account, true).await,
-            (Err(error), address, penalty) if error.kind == Kind::Unauthenticated => {
-                if let (Some(address), Some(penalty)) = (address, penalty) {
-                    self.fail(Subject::Address(address), penalty).await;
-                }
+        match &done {
+            Ok(_) => self.forgive(account, true).await,
+            // From now on, however long the attempt itself took.
+            Err(error) if error.kind == Kind::Unauthenticated || error.code == "WRONG_CREDENTIALS" => {
+                self.shut(account, wait).await;
             }
             // It was never found out.
-            (Err(_), ..) => self.forgive(account, false).await,
+            Err(_) => self.forgive(account, false).await,
         }
         done
     }
@@ -196,21 +205,42 @@ impl Guard {
         Err(Error::new(Kind::Exhausted, "TOO_MANY_ATTEMPTS", message).with(RETRY_AFTER, seconds))
     }
 
-    async fn fail(&self, subject: Subject<'_>, penalty: &Penalty) {
+    /// Counts a failure: how long to wait.
+    async fn fail(&self, subject: Subject<'_>, penalty: &Penalty) -> Duration {
         let key = subject.key();
         let mut wait = self.fail_here(&key, penalty);
         if let Some(redis) = &self.inner.redis {
             let mut fail = FAIL.key(&key);
             fail.key(until_key(&key)).arg(penalty.free);
             for time in [penalty.first, penalty.longest, penalty.forgotten] {
-                fail.arg(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+                fail.arg(millis(time));
             }
             if let Ok(shared) = redis.script::<u64>("attempts", &fail).await {
                 wait = wait.max(Duration::from_millis(shared));
             }
         }
-        if let Some(failures) = held(&self.inner.failures).get_mut(&key) {
-            failures.until = failures.until.max(self.now() + wait);
+        self.shut_here(&key, wait);
+        wait
+    }
+
+    /// Lets nobody try for so long.
+    async fn shut(&self, subject: Subject<'_>, wait: Duration) {
+        if wait.is_zero() {
+            return;
+        }
+        let key = subject.key();
+        self.shut_here(&key, wait);
+        if let Some(redis) = &self.inner.redis {
+            let mut shut = redis::cmd("SET");
+            shut.arg(until_key(&key)).arg(1).arg("PX").arg(millis(wait));
+            let _ = redis.command::<String>("attempts", &shut).await;
+        }
+    }
+
+    fn shut_here(&self, key: &str, wait: Duration) {
+        let until = self.now() + wait;
+        if let Some(failures) = held(&self.inner.failures).get_mut(key) {
+            failures.until = failures.until.max(until);
         }
     }
 
@@ -293,6 +323,10 @@ impl std::fmt::Debug for Guard {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn until_key(key: &str) -> String {
     format!("{key}:until")
 }
@@ -329,29 +363,29 @@ mod tests {
         Some([203, 0, 113, n].into())
     }
 
-    async fn login(guard: &Guard, from: u8, account: &str, right: bool) -> Result<(), &'static str> {
+    async fn login(guard: &Guard, account: &str, right: bool) -> Result<(), &'static str> {
         let done = async { if right { Ok(()) } else { Err(wrong()) } };
-        guard.attempt(address(from), account, done).await.map_err(|error| error.code)
+        guard.attempt(account, done).await.map_err(|error| error.code)
     }
 
     #[tokio::test]
     async fn who_guesses_at_an_account_waits_longer_each_time() {
         let (guard, time) = guard(100);
-        for n in 1..=6 {
-            assert_eq!(login(&guard, n, "Anna ", false).await, Err("UNAUTHENTICATED"));
+        for _ in 1..=6 {
+            assert_eq!(login(&guard, "Anna ", false).await, Err("UNAUTHENTICATED"));
         }
         for seconds in [1, 2, 4, 8] {
-            assert_eq!(login(&guard, 9, "anna", true).await, Err("TOO_MANY_ATTEMPTS"), "from any address");
+            assert_eq!(login(&guard, "anna", true).await, Err("TOO_MANY_ATTEMPTS"), "the right password too");
             time.advance(Duration::from_secs(seconds) - Duration::from_millis(1));
-            assert_eq!(login(&guard, 9, "anna", true).await, Err("TOO_MANY_ATTEMPTS"));
+            assert_eq!(login(&guard, "anna", true).await, Err("TOO_MANY_ATTEMPTS"));
             time.advance(Duration::from_millis(1));
-            assert_eq!(login(&guard, 9, "ANNA", false).await, Err("UNAUTHENTICATED"));
+            assert_eq!(login(&guard, "ANNA", false).await, Err("UNAUTHENTICATED"));
         }
-        assert_eq!(login(&guard, 9, "berta", true).await, Ok(()), "others do not wait");
+        assert_eq!(login(&guard, "berta", true).await, Ok(()), "others do not wait");
         time.advance(Duration::from_secs(16));
-        assert_eq!(login(&guard, 9, "anna", true).await, Ok(()));
-        assert_eq!(login(&guard, 9, "anna", false).await, Err("UNAUTHENTICATED"));
-        assert_eq!(login(&guard, 9, "anna", true).await, Ok(()), "a right one is forgiven all before it");
+        assert_eq!(login(&guard, "anna", true).await, Ok(()));
+        assert_eq!(login(&guard, "anna", false).await, Err("UNAUTHENTICATED"));
+        assert_eq!(login(&guard, "anna", true).await, Ok(()), "a right one is forgiven all before it");
     }
 
     #[tokio::test]
@@ -364,7 +398,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 Err::<(), _>(wrong())
             };
-            let code = guard.attempt(address(1), "anna", slow).await.unwrap_err().code;
+            let code = guard.attempt("anna", slow).await.unwrap_err().code;
             told.lock().unwrap().push(code);
         });
         futures_util::future::join_all(guesses).await;
@@ -376,7 +410,7 @@ mod tests {
         let (guard, _) = guard(1);
         for _ in 0..20 {
             let away = async { Err::<(), _>(Error::new(Kind::Unavailable, "DATABASE_UNAVAILABLE", "away")) };
-            assert_eq!(guard.attempt(address(1), "anna", away).await.unwrap_err().code, "DATABASE_UNAVAILABLE");
+            assert_eq!(guard.attempt("anna", away).await.unwrap_err().code, "DATABASE_UNAVAILABLE");
         }
     }
 

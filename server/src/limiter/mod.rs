@@ -162,13 +162,13 @@ impl Limiter {
 }
 
 tokio::task_local! {
-    /// What guards the call being served, and from where it comes.
-    static GUARDED: (Guard, Option<IpAddr>);
+    /// What guards the call being served.
+    static GUARDED: Guard;
 }
 
 /// Serves a call under a guard.
-pub(crate) async fn guarded<F: Future>(guard: Guard, address: Option<IpAddr>, call: F) -> F::Output {
-    GUARDED.scope((guard, address), call).await
+pub(crate) async fn guarded<F: Future>(guard: Guard, call: F) -> F::Output {
+    GUARDED.scope(guard, call).await
 }
 
 /// Runs one attempt of the call being served to prove that it is `account`, such as a login: see [`Guard::attempt`]. An attempt that fails
@@ -178,11 +178,11 @@ pub(crate) async fn guarded<F: Future>(guard: Guard, address: Option<IpAddr>, ca
 /// TOO_MANY_ATTEMPTS, or the attempt's own. INTERNAL_ERROR where the call has not passed the layer of authentication: nobody could be made
 /// to wait then.
 pub async fn guard<T>(account: &str, attempt: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let Ok((guard, address)) = GUARDED.try_with(Clone::clone) else {
+    let Ok(guard) = GUARDED.try_with(Clone::clone) else {
         tracing::error!("an attempt to prove an identity has not passed the layer");
         return Err(Error::new(Kind::Internal, "INTERNAL_ERROR", "internal error; see the server's log"));
     };
-    guard.attempt(address, account, attempt).await
+    guard.attempt(account, attempt).await
 }
 
 /// The detail of RATE_LIMITED and TOO_MANY_ATTEMPTS that becomes the `Retry-After` header.
@@ -236,6 +236,6 @@ mod tests {
         let done = guard("anna", async { Ok(()) }).await;
         assert_eq!(done.unwrap_err().code, "INTERNAL_ERROR");
         let guarding = Guard::new(1, None, Metrics::default());
-        guarded(guarding, None, guard("anna", async { Ok(()) })).await.unwrap();
+        guarded(guarding, guard("anna", async { Ok(()) })).await.unwrap();
     }
 }

@@ -54,6 +54,8 @@ async fn a_wrong_definition_is_refused_with_its_code_and_field() {
             "INVALID_DATE_RANGE",
             "endDate",
         ),
+        (http(json!({"url": "https://user:pass@example.com/"})), "INVALID_JOB_CONFIG", "config.url"),
+        (http(json!({"url": "http://x", "body": nested(100)})), "INVALID_JOB_CONFIG", "config"),
         (json!({"endDate": "2001-01-01T00:00:00Z"}), "INVALID_DATE_RANGE", "endDate"),
         (json!({"queue": "a b"}), "INVALID_QUEUE", "queue"),
         (json!({"tags": [""]}), "INVALID_TAGS", "tags[0]"),
@@ -169,4 +171,24 @@ async fn parameters_are_checked() {
     }
     world.post(&path, json!({"parameters": "x".repeat(1 << 20)})).await.refused(400, "INVALID_PARAMETERS");
     world.post(&path, json!({"parameters": null})).await.ok();
+}
+
+/// Lists within lists.
+fn nested(levels: usize) -> Value {
+    (0..levels).fold(json!(1), |inner, _| json!([inner]))
+}
+
+#[tokio::test]
+async fn a_body_that_nests_without_end_is_refused() {
+    let world = World::new().await;
+    for levels in [200, 10_000, 1_000_000] {
+        let deep = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        world.post_text(JOBS, deep.clone()).await.refused(400, "INVALID_ARGUMENT");
+        let config =
+            format!(r#"{{"name":"x","manual":true,"jobType":"http","config":{{"url":"http://x","body":{deep}}}}}"#);
+        world.post_text(JOBS, config).await.refused(400, "INVALID_JOB_CONFIG");
+        let job = world.job(&format!("levels {levels}"), json!({})).await;
+        let parameters = format!(r#"{{"parameters":{deep}}}"#);
+        world.post_text(&format!("{JOBS}/{}/trigger", id(&job)), parameters).await.refused(400, "INVALID_PARAMETERS");
+    }
 }

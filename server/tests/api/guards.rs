@@ -45,10 +45,17 @@ async fn a_job_that_another_call_is_at_is_not_changed() {
 #[tokio::test]
 async fn each_caller_has_a_budget() {
     let world = World::limited(true, limits(), 3).await;
-    for _ in 0..3 {
-        world.get(JOBS).await.ok();
+    for left in ["2", "1", "0"] {
+        let answer = world.get(JOBS).await;
+        answer.ok();
+        assert_eq!(answer.headers["ratelimit-limit"], "3");
+        assert_eq!(answer.headers["ratelimit-policy"], "3;w=60");
+        assert_eq!(answer.headers["ratelimit-remaining"], left);
     }
     let answer = world.get(JOBS).await;
+    assert_eq!(answer.headers["ratelimit-remaining"], "0");
+    let reset: u64 = answer.headers["ratelimit-reset"].to_str().unwrap().parse().unwrap();
+    assert!((41..=60).contains(&reset), "{reset}");
     let error = answer.refused(429, "RATE_LIMITED");
     let wait: u64 = answer.headers["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=20).contains(&wait), "{wait}");
@@ -68,6 +75,9 @@ async fn guessing_credentials_is_limited() {
     for _ in 0..3 {
         guess().await.refused(401, "UNAUTHENTICATED");
     }
+    // Whoever claims to speak for others is counted as itself, unless it is a proxy that is trusted.
+    let refused = world.send(world.client.get(world.url(JOBS)).bearer_auth("x").header("x-forwarded-for", "1.2.3.4"));
+    refused.await.refused(429, "RATE_LIMITED");
     let refused = guess().await;
     refused.refused(429, "RATE_LIMITED");
     assert!(refused.headers.contains_key("retry-after") && !refused.headers.contains_key("www-authenticate"));

@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod closed;
 mod dead_letters;
+mod edge;
 mod executions;
 mod grpc;
 mod guards;

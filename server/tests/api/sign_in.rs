@@ -209,3 +209,46 @@ async fn nobody_makes_somebody_who_may_more() {
     some.put(&path, json!({"roles": []})).await.refused(403, "PERMISSION_DENIED");
     user(&some, "plain", &[]).await;
 }
+
+/// By account, whether there is one or not: nobody learns which, and nobody tries a list of passwords.
+#[tokio::test]
+async fn who_guesses_at_a_password_waits() {
+    let world = world().await;
+    user(&world, "anna", &["viewer"]).await;
+    for name in ["anna", "nobody"] {
+        for n in 0..6 {
+            login(&world, name, &format!("wrong password {n}")).await.refused(401, "WRONG_CREDENTIALS");
+        }
+        let refused = login(&world, &name.to_uppercase(), PASSWORD).await;
+        refused.refused(429, "TOO_MANY_ATTEMPTS");
+    }
+    user(&world, "berta", &["viewer"]).await;
+    login(&world, "berta", PASSWORD).await.ok();
+    // Not for ever: the right one is let in as soon as the wait is over.
+    let began = std::time::Instant::now();
+    loop {
+        let answer = login(&world, "anna", PASSWORD).await;
+        if answer.status == 200 {
+            break;
+        }
+        answer.refused(429, "TOO_MANY_ATTEMPTS");
+        assert!(began.elapsed() < std::time::Duration::from_secs(30));
+    }
+}
+
+/// An open session that somebody has found does not tell its owner's password.
+#[tokio::test]
+async fn a_session_does_not_give_the_password_away() {
+    let world = world().await;
+    user(&world, "anna", &["viewer"]).await;
+    let token = login(&world, "anna", PASSWORD).await.ok()["accessToken"].clone();
+    let guess = |password: String| {
+        let body = json!({"currentPassword": password, "newPassword": "another long enough one"});
+        let (world, token) = (&world, &token);
+        async move { call(world, Some(token), "POST", &format!("{AUTH}/password"), body).await }
+    };
+    for n in 0..6 {
+        guess(format!("wrong password {n}")).await.refused(403, "WRONG_CREDENTIALS");
+    }
+    guess(PASSWORD.to_owned()).await.refused(429, "TOO_MANY_ATTEMPTS");
+}
