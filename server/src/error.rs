@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::limiter::RETRY_AFTER;
 use crate::store::StoreError;
 
 /// The domain of our codes in `google.rpc.ErrorInfo`.
@@ -197,6 +198,11 @@ impl From<Error> for Status {
         for problem in &error.fields {
             details.add_bad_request_violation(&problem.field, format!("{}: {}", problem.code, problem.message));
         }
-        Status::with_error_details(code, error.message, details)
+        let retry_after = error.details.get(RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
+        let mut status = Status::with_error_details(code, error.message, details);
+        if let Some(seconds) = retry_after {
+            status.metadata_mut().insert("retry-after", seconds);
+        }
+        status
     }
 }

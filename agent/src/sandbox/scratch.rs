@@ -117,7 +117,7 @@ mod tests {
         let hidden = scratch.tmp().join("a/b");
         fs::create_dir_all(&hidden).expect("made");
         fs::write(hidden.join("c"), "x").expect("written");
-        fs::set_permissions(&hidden, fs::Permissions::from_mode(0)).expect("closed");
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o0)).expect("closed");
         scratch.remove().await;
         assert!(!path.exists());
     }

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use super::error_body::{self, Told};
 use super::internal;
 use crate::error::Error;
+use crate::limiter::RETRY_AFTER;
 
 /// Serves a call, and writes the body of its error where it has one.
 pub(super) async fn shape(request: Request, next: Next) -> Response {
@@ -47,6 +48,9 @@ pub(super) async fn shape(request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = told.details.get(RETRY_AFTER).and_then(|seconds| HeaderValue::from_str(seconds).ok()) {
+        headers.insert(header::RETRY_AFTER, seconds);
+    }
     if response_status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

@@ -149,6 +149,9 @@ pub fn masked<'a>(config: &'a str, sensitive: &[String]) -> Cow<'a, str> {
     shown
 }
 
+/// A config, and the names of what was put back into it.
+type Unmasked = (String, BTreeSet<String>);
+
 /// A config that came back as it was shown, with what is stored in the places of masks, and the names of what was put back.
 ///
 /// # Errors
@@ -157,7 +160,7 @@ pub fn unmasked(
     config: &str,
     sensitive: &[String],
     stored: (&str, &[String]),
-) -> Result<(String, BTreeSet<String>), Vec<(String, Wrong)>> {
+) -> Result<Unmasked, Vec<(String, Wrong)>> {
     let (mut config, mut kept, mut wrong) = (config.to_owned(), BTreeSet::new(), Vec::new());
     let (before, were) = stored;
     for path in were {

@@ -221,6 +221,7 @@ async fn who_guesses_at_a_password_waits() {
         }
         let refused = login(&world, &name.to_uppercase(), PASSWORD).await;
         refused.refused(429, "TOO_MANY_ATTEMPTS");
+        assert_eq!(refused.headers["retry-after"], "1");
     }
     user(&world, "berta", &["viewer"]).await;
     login(&world, "berta", PASSWORD).await.ok();

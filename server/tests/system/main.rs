@@ -29,6 +29,7 @@ mod cut_stream;
 mod database_down;
 mod dev_program;
 mod digits;
+mod egress;
 mod failover;
 mod firing;
 mod fleet;
