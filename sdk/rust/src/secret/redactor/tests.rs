@@ -69,8 +69,8 @@ proptest! {
         let text: String = parts.iter().map(|(noise, which, how)| noise.clone() + &encoded(which.get::<String>(&values), *how)).collect();
         let out = redacted(&values, text.as_bytes(), &cuts);
         for value in &values {
-            for form in [value.clone(), STANDARD.encode(value), encoded(value, 3), encoded(value, 6), encoded(value, 7)] {
-                let form = form.trim_end_matches('=');
+            let base64 = STANDARD.encode(value).trim_end_matches('=').to_owned();
+            for form in [value.clone(), base64, encoded(value, 3), encoded(value, 6), encoded(value, 7)] {
                 prop_assert!(!contains(&out, form.as_bytes()), "{form:?} in {:?}", String::from_utf8_lossy(&out));
             }
         }
