@@ -18,6 +18,7 @@ mod limits;
 mod pages;
 mod scheduler;
 mod secrets;
+mod security;
 mod sign_in;
 mod streams;
 mod together;
