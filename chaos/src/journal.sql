@@ -32,7 +32,7 @@ create table chaos.changes (
     attachment bigint
 );
 
-create function chaos.live() returns trigger language plpgsql as $$
+create function chaos.live() returns trigger language plpgsql security definer as $$
 declare
     expires timestamptz;
 begin
@@ -64,7 +64,7 @@ begin
     return null;
 end $$;
 
-create function chaos.history() returns trigger language plpgsql as $$
+create function chaos.history() returns trigger language plpgsql security definer as $$
 begin
     insert into chaos.changes (source, op, execution, job, scheduled_at, run_at, new_epoch, new_session, attempt, status, session_expires)
     values ('history', lower(tg_op), coalesce(new.id, old.id), coalesce(new.job_id, old.job_id),
@@ -74,7 +74,7 @@ begin
     return null;
 end $$;
 
-create function chaos.session() returns trigger language plpgsql as $$
+create function chaos.session() returns trigger language plpgsql security definer as $$
 begin
     if tg_op = 'UPDATE' and (old.attachment, old.attached) is not distinct from (new.attachment, new.attached) then
         return null;
