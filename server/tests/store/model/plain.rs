@@ -230,7 +230,13 @@ impl Plain {
         let is_busy = |job: Uuid| self.count(job, Execution::is_active) > 0;
         let mut found: Vec<Execution> = self.executions.values().filter(|e| is_planned(e)).cloned().collect();
         found.retain(|e| e.run_at > self.now && e.run_at <= self.now + AHEAD);
-        found.retain(|e| self.jobs[&e.job_id].spec.max_concurrent == 0 || !is_busy(e.job_id));
+        let comes_after = |e: &Execution| {
+            self.executions
+                .values()
+                .any(|other| other.job_id == e.job_id && !other.is_done() && other.run_at < e.run_at)
+        };
+        let is_limited = |e: &Execution| self.jobs[&e.job_id].spec.max_concurrent > 0;
+        found.retain(|e| !is_limited(e) || !(is_busy(e.job_id) || comes_after(e)));
         found.sort_by_key(|e| (e.run_at, e.id));
         found.truncate(limit);
         let more = found.len() >= limit;
