@@ -51,6 +51,7 @@ async fn a_generic_client_calls_everything() {
     executions(&mut caller, &format!(r#"id: "{run}""#)).await;
     dead_letters(&mut caller, &run).await;
     identity(&mut caller).await;
+    secrets(&mut caller).await;
     scheduler(&mut caller, rest.workers().await[0]["id"].as_str().unwrap()).await;
     caller.ok("StopJob", &this).await;
     caller.refused("TriggerJob", &this, "JOB_INACTIVE").await;
@@ -137,4 +138,14 @@ async fn identity(caller: &mut Caller) {
     caller.ok("Logout", &refresh).await;
     caller.ok("GetCaller", "").await;
     caller.refused("ChangePassword", r#"current_password: "x" new_password: "y""#, "WRONG_CREDENTIALS").await;
+}
+
+async fn secrets(caller: &mut Caller) {
+    let put = caller.ok("PutSecret", r#"name: "DB_PASSWORD" value: "correct horse battery""#).await;
+    assert_eq!(text(&put[0], "name"), "DB_PASSWORD");
+    caller.refused("PutSecret", r#"name: "SHORT" value: "x""#, "INVALID_SECRET").await;
+    caller.ok("ListSecrets", "").await;
+    caller.ok("RotateSecrets", "data_keys: true").await;
+    caller.ok("DeleteSecret", r#"name: "DB_PASSWORD""#).await;
+    caller.refused("DeleteSecret", r#"name: "DB_PASSWORD""#, "SECRET_NOT_FOUND").await;
 }
