@@ -143,7 +143,7 @@ async fn identity(caller: &mut Caller) {
 async fn secrets(caller: &mut Caller) {
     let put = caller.ok("PutSecret", r#"name: "DB_PASSWORD" value: "correct horse battery""#).await;
     assert_eq!(text(&put[0], "name"), "DB_PASSWORD");
-    caller.refused("PutSecret", r#"name: "SHORT" value: "x""#, "INVALID_SECRET").await;
+    caller.refused("PutSecret", r#"name: "SHORT" value: "x""#, "INVALID_SECRET_VALUE").await;
     caller.ok("ListSecrets", "").await;
     caller.ok("RotateSecrets", "data_keys: true").await;
     caller.ok("DeleteSecret", r#"name: "DB_PASSWORD""#).await;
