@@ -4,7 +4,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 /// The variable that names the PostgreSQL of the tests.
-const VARIABLE: &str = "ORRERY_TEST_DATABASE_URL";
+pub(crate) const VARIABLE: &str = "ORRERY_TEST_DATABASE_URL";
 
 /// The user that servers log in as, whose password is its name.
 const OWNER: &str = "orrery_tests";

@@ -23,15 +23,39 @@ const STRANGER: &str = "00000000-0000-0000-0000-00000000beef";
 const MARK: &str = "belongs-to-the-first";
 
 /// What calls need beside an id to be valid: by method, in text format and as JSON.
-const BESIDE: &[(&str, &str, &str)] = &[(
-    "UpdateJob",
-    r#"name: "x" manual: true job_type: JOB_TYPE_COMMAND config { text: "{\"command\": \"true\"}" }"#,
-    r#"{"name": "x", "manual": true, "jobType": "command", "config": {"command": "true"}}"#,
-)];
+const BESIDE: &[(&str, &str, &str)] = &[
+    (
+        "UpdateJob",
+        r#"name: "x" manual: true job_type: JOB_TYPE_COMMAND config { text: "{\"command\": \"true\"}" }"#,
+        r#"{"name": "x", "manual": true, "jobType": "command", "config": {"command": "true"}}"#,
+    ),
+    ("UpdateUser", r#"display_name: "x" roles: "viewer""#, r#"{"displayName": "x", "roles": ["viewer"]}"#),
+    ("ResetPassword", r#"password: "correct horse staple""#, r#"{"password": "correct horse staple"}"#),
+];
 
-/// Calls that make something of the caller's own, or are asked before anybody is known. They take no id of anything that is there.
-const APART: &[&str] =
-    &["CreateJob", "BatchCreateJobs", "SetQueue", "PreviewCron", "ExplainCron", "GetHealth", "GetReady"];
+/// Calls that make something of the caller's own, or are asked before anybody is known. They take no id of anything that is there. Secrets go by
+/// their names, and agents with certificates need an authority: the tests of both have strangers of their own.
+const APART: &[&str] = &[
+    "CreateJob",
+    "BatchCreateJobs",
+    "SetQueue",
+    "PreviewCron",
+    "ExplainCron",
+    "GetHealth",
+    "GetReady",
+    "Login",
+    "Refresh",
+    "Logout",
+    "ChangePassword",
+    "CreateKey",
+    "CreateUser",
+    "PutSecret",
+    "DeleteSecret",
+    "RotateSecrets",
+    "CreateJoinToken",
+    "Enroll",
+    "RevokeAgent",
+];
 
 /// What the first tenant has.
 struct Things {
@@ -39,6 +63,8 @@ struct Things {
     run: String,
     dead: String,
     worker: String,
+    key: String,
+    user: String,
     _agent: Process,
 }
 
@@ -49,13 +75,17 @@ impl Things {
             ("JobService", "id") | (_, "job_id") => &self.job,
             ("ExecutionService", "id") => &self.run,
             ("DeadLetterService", "execution_id") => &self.dead,
+            ("KeyService", "id") => &self.key,
+            ("UserService", "id") => &self.user,
             ("SchedulerService", "id") if method.name() == "DrainWorker" => &self.worker,
             _ => panic!("{}: say in this test which id of another tenant {field} is to be", method.full_name()),
         }
     }
 
     fn is_in(&self, text: &str) -> bool {
-        [MARK, &self.job, &self.run, &self.dead, &self.worker].iter().any(|own| text.contains(*own))
+        [MARK, &self.job, &self.run, &self.dead, &self.worker, &self.key, &self.user]
+            .iter()
+            .any(|own| text.contains(*own))
     }
 }
 
@@ -115,7 +145,14 @@ async fn things(world: &World, server: &Server, rest: &Rest) -> Things {
     rest.put(&format!("/queues/{MARK}"), json!({"maxConcurrent": 3})).await.ok();
     let workers = rest.workers().await;
     let worker = workers.iter().find(|worker| worker["name"] == MARK).map(id).unwrap();
-    Things { job, run, dead, worker, _agent: agent }
+    let key = json!({"name": MARK, "permissions": ["jobs:read"]});
+    let key = rest.call(Method::POST, "/api/v1/auth/keys", Some(key.to_string())).await.ok()["key"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let user = json!({"name": MARK, "password": "correct horse battery", "roles": ["viewer"]});
+    let user = id(&rest.call(Method::POST, "/api/v1/auth/users", Some(user.to_string())).await.ok());
+    Things { job, run, dead, worker, key, user, _agent: agent }
 }
 
 /// Everything that a stranger could have changed.

@@ -104,7 +104,10 @@ impl World {
             return Vec::new();
         }
         let program = crate::private_postgres::programs().join("pg_dump");
-        let dumped = std::process::Command::new(program).arg("--dbname").arg(self.database_url()).output().unwrap();
+        let dumped = std::process::Command::new(program)
+            .args(["--enable-row-security", "--dbname", self.database_url()])
+            .output()
+            .unwrap();
         assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
         assert!(dumped.stdout.len() > 1000);
         dumped.stdout
