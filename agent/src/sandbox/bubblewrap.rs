@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
-use super::inside::Plan;
+use super::plan::Plan;
 use super::{CONTAINER_CALL as CALL, CONTAINER_HOME as HOME};
 
 /// Numbers of open files that bubblewrap is handed.

@@ -16,6 +16,7 @@ mod inside;
 #[cfg(not(target_os = "linux"))]
 #[path = "elsewhere.rs"]
 mod inside;
+mod plan;
 mod policy;
 mod scratch;
 #[cfg(target_os = "linux")]
@@ -39,7 +40,8 @@ use self::cgroup::Hierarchies;
 pub(crate) use self::cgroup::{Group, GroupPlan, Hits};
 use self::files::Files;
 pub(crate) use self::host::Host;
-pub(crate) use self::inside::{Entry, NotEntered, Plan, inside};
+pub(crate) use self::inside::inside;
+pub(crate) use self::plan::{Entry, NotEntered, Plan};
 pub(crate) use self::policy::{Limits, Terms};
 pub(crate) use self::scratch::Scratch;
 use self::users::{User, Users};
