@@ -1,6 +1,8 @@
 //! Compiles `proto/` once into everything that follows from it: messages, gRPC services, their proto3 JSON, the REST routes and the
 //! OpenAPI document. Nothing else in the workspace describes the contract.
 
+#[path = "build/calls.rs"]
+mod calls;
 #[path = "build/comments.rs"]
 mod comments;
 #[path = "build/json.rs"]
@@ -132,7 +134,10 @@ fn rest(encoded: &[u8], files: &FileDescriptorSet, out: &Path) -> Result<(), Box
         .extern_path(".orrery.v1.Json", "crate::Json");
     let info = OpenApiInfo::new("Orrery", env!("CARGO_PKG_VERSION"));
     let services = ServiceDefinition::from_fds(encoded, &options)?;
+    let names: Vec<String> = services.iter().map(|service| service.trait_name().to_owned()).collect();
     Generator::builder().emit_tonic_bridge(true).emit_openapi_spec(Some(info)).build().add_all(services).write(out)?;
+    let transcoder = fs::read_to_string(out.join("transcoder.rest.rs"))?;
+    fs::write(out.join("calls.rest.rs"), calls::source(&transcoder, &names)?)?;
 
     let path = fs::read_dir(out)?
         .filter_map(Result::ok)

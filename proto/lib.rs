@@ -27,6 +27,7 @@ pub mod rest {
         pub(super) use crate::v1;
     }
     include!(concat!(env!("OUT_DIR"), "/transcoder.rest.rs"));
+    include!(concat!(env!("OUT_DIR"), "/calls.rest.rs"));
 }
 
 mod enum_json;

@@ -46,6 +46,8 @@ pub enum Kind {
     Unavailable,
     /// 500
     Internal,
+    /// 501
+    Unimplemented,
 }
 
 /// One field that is wrong.
@@ -188,6 +190,7 @@ impl From<Error> for Status {
             Kind::Exhausted => Code::ResourceExhausted,
             Kind::Unavailable => Code::Unavailable,
             Kind::Internal => Code::Internal,
+            Kind::Unimplemented => Code::Unimplemented,
         };
         let mut details = ErrorDetails::new();
         details.set_error_info(

@@ -22,7 +22,7 @@ impl DeadLetterService for Api {
         &self,
         request: Request<ListDeadLettersRequest>,
     ) -> Result<Response<ListDeadLettersResponse>, Status> {
-        let tenant = auth::caller("executions:read")?.tenant();
+        let tenant = auth::caller()?.tenant();
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let state = message.state.filter(|state| *state != 0).map(DeadLetterState::try_from).transpose();
@@ -37,7 +37,7 @@ impl DeadLetterService for Api {
     }
 
     async fn get_dead_letter(&self, request: Request<GetDeadLetterRequest>) -> Result<Response<DeadLetter>, Status> {
-        let tenant = auth::caller("executions:read")?.tenant();
+        let tenant = auth::caller()?.tenant();
         let execution = request::id("executionId", &request.into_inner().execution_id)?;
         Ok(Response::new(convert::dead_letter(self.find_dead_letter(tenant, execution).await?)))
     }
@@ -46,7 +46,7 @@ impl DeadLetterService for Api {
         &self,
         request: Request<DiscardDeadLetterRequest>,
     ) -> Result<Response<DeadLetter>, Status> {
-        let principal = auth::caller("executions:cancel")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let execution = request::id("executionId", &message.execution_id)?;
         let note = note(message.reason)?;
@@ -59,7 +59,7 @@ impl DeadLetterService for Api {
         &self,
         request: Request<ReleaseDeadLetterRequest>,
     ) -> Result<Response<Execution>, Status> {
-        let principal = auth::caller("jobs:trigger")?;
+        let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         let id = request::id("executionId", &message.execution_id)?;
         self.find_dead_letter(principal.tenant(), id).await?;

@@ -35,7 +35,7 @@ impl ExecutionService for Api {
         &self,
         request: Request<ListExecutionsRequest>,
     ) -> Result<Response<ListExecutionsResponse>, Status> {
-        let principal = auth::caller("executions:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let filter = filter(&message)?;
@@ -51,7 +51,7 @@ impl ExecutionService for Api {
     }
 
     async fn get_execution(&self, request: Request<GetExecutionRequest>) -> Result<Response<Execution>, Status> {
-        let principal = auth::caller("executions:read")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         Ok(Response::new(convert::execution(&self.find_execution(&principal, id).await?)))
     }
@@ -60,7 +60,7 @@ impl ExecutionService for Api {
         &self,
         request: Request<GetExecutionStatsRequest>,
     ) -> Result<Response<ExecutionStats>, Status> {
-        let principal = auth::caller("executions:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let job = request::id_if_any("jobId", &message.job_id)?;
         let to = match request::instant("INVALID_DATE_RANGE", "to", message.to)? {
@@ -81,7 +81,7 @@ impl ExecutionService for Api {
     }
 
     async fn cancel_execution(&self, request: Request<CancelExecutionRequest>) -> Result<Response<Execution>, Status> {
-        let principal = auth::caller("executions:cancel")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let id = request::id("id", &message.id)?;
         let reason = reason(message.reason, &principal)?;
@@ -97,7 +97,7 @@ impl ExecutionService for Api {
     }
 
     async fn retry_execution(&self, request: Request<RetryExecutionRequest>) -> Result<Response<Execution>, Status> {
-        let principal = auth::caller("jobs:trigger")?;
+        let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         let id = request::id("id", &message.id)?;
         let execution = self.find_execution(&principal, id).await?;
@@ -114,7 +114,7 @@ impl ExecutionService for Api {
         &self,
         request: Request<ExplainExecutionRequest>,
     ) -> Result<Response<Explanation>, Status> {
-        let principal = auth::caller("executions:read")?;
+        let principal = auth::caller()?;
         let tenant = principal.tenant();
         let id = request::id("id", &request.into_inner().id)?;
         let execution = self.find_execution(&principal, id).await?;
@@ -131,7 +131,7 @@ impl ExecutionService for Api {
         &self,
         request: Request<WatchExecutionRequest>,
     ) -> Result<Response<Self::WatchExecutionStream>, Status> {
-        let principal = auth::caller("executions:read")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         let watched = Watched::subscribe(self, principal.tenant(), id);
         let first = watched.read().await?;
@@ -142,7 +142,7 @@ impl ExecutionService for Api {
         &self,
         request: Request<ListExecutionLogsRequest>,
     ) -> Result<Response<ListExecutionLogsResponse>, Status> {
-        let principal = auth::caller("logs:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let id = request::id("id", &message.id)?;
         let size = page_token::page_size(message.page_size, 1000, 10_000)?;
@@ -162,7 +162,7 @@ impl ExecutionService for Api {
         &self,
         request: Request<FollowExecutionLogsRequest>,
     ) -> Result<Response<Self::FollowExecutionLogsStream>, Status> {
-        let principal = auth::caller("logs:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let id = request::id("id", &message.id)?;
         let watched = Watched::subscribe(self, principal.tenant(), id);

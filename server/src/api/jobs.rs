@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::job_calls::{asking, bounded, field_error, job_filter, new_job, new_jobs, of_batch, validate};
 use super::page_token::{self, Listing, Scope, page};
-use super::{Api, convert, definition, explain, job_changes, of_one, request, timing, triggers};
+use super::{Api, convert, definition, explain, job_changes, job_rights, of_one, request, timing, triggers};
 use crate::auth;
 use crate::error::Error;
 
@@ -23,7 +23,7 @@ const MAX_TRIGGERED: usize = 10_000;
 #[tonic::async_trait]
 impl JobService for Api {
     async fn create_job(&self, request: Request<CreateJobRequest>) -> Result<Response<Job>, Status> {
-        let principal = auth::caller("jobs:create")?;
+        let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         let key = request::header_key(&metadata)?;
         let now = self.store.now().await.map_err(Error::from)?;
@@ -38,7 +38,7 @@ impl JobService for Api {
         &self,
         request: Request<BatchCreateJobsRequest>,
     ) -> Result<Response<BatchCreateJobsResponse>, Status> {
-        let principal = auth::caller("jobs:create")?;
+        let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         bounded("jobs", message.jobs.len(), MAX_CREATED)?;
         let key = request::header_key(&metadata)?;
@@ -55,7 +55,7 @@ impl JobService for Api {
     }
 
     async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
-        let principal = auth::caller("jobs:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let filter = job_filter(&message)?;
@@ -78,13 +78,13 @@ impl JobService for Api {
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
-        let principal = auth::caller("jobs:read")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         Ok(self.answer(&self.find_job(&principal, id).await?))
     }
 
     async fn update_job(&self, request: Request<UpdateJobRequest>) -> Result<Response<Job>, Status> {
-        let principal = auth::caller("jobs:update")?;
+        let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         let id = request::id("id", &message.id)?;
         let expected = request::expected_version(message.version, &metadata)?;
@@ -97,7 +97,7 @@ impl JobService for Api {
     }
 
     async fn delete_job(&self, request: Request<DeleteJobRequest>) -> Result<Response<DeleteJobResponse>, Status> {
-        let principal = auth::caller("jobs:delete")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         self.change(&principal, id, |job, now| Ok(Some(job_changes::delete(job, now)))).await?;
         Ok(Response::new(DeleteJobResponse { id: id.to_string(), deleted: true }))
@@ -107,7 +107,7 @@ impl JobService for Api {
         &self,
         request: Request<ValidateJobRequest>,
     ) -> Result<Response<ValidateJobResponse>, Status> {
-        let principal = auth::caller("jobs:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let existing = match request::id_if_any("id", &message.id)? {
             Some(id) => Some(self.job_config(&principal, id).await?),
@@ -118,13 +118,14 @@ impl JobService for Api {
         if let Some(spec) = spec {
             let unknown = self.unknown_secrets(principal.tenant(), &spec, "").await?;
             answer.errors.extend(unknown.into_iter().map(field_error));
+            answer.errors.extend(job_rights::problem(&principal, &spec, "").map(field_error));
             answer.valid = answer.errors.is_empty();
         }
         Ok(Response::new(answer))
     }
 
     async fn trigger_job(&self, request: Request<TriggerJobRequest>) -> Result<Response<Execution>, Status> {
-        let principal = auth::caller("jobs:trigger")?;
+        let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         let trigger = triggers::read(message, &asking(&principal, &metadata)?)?;
         Ok(Response::new(convert::execution(&self.trigger_one(trigger).await?)))
@@ -134,7 +135,7 @@ impl JobService for Api {
         &self,
         request: Request<BatchTriggerJobsRequest>,
     ) -> Result<Response<BatchTriggerJobsResponse>, Status> {
-        let principal = auth::caller("jobs:trigger")?;
+        let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         bounded("triggers", message.triggers.len(), MAX_TRIGGERED)?;
         let common = asking(&principal, &metadata)?;
@@ -143,19 +144,19 @@ impl JobService for Api {
     }
 
     async fn pause_job(&self, request: Request<PauseJobRequest>) -> Result<Response<Job>, Status> {
-        let principal = auth::caller("jobs:update")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         Ok(self.answer(&self.change(&principal, id, job_changes::pause).await?))
     }
 
     async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<Job>, Status> {
-        let principal = auth::caller("jobs:update")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         Ok(self.answer(&self.change(&principal, id, job_changes::resume).await?))
     }
 
     async fn stop_job(&self, request: Request<StopJobRequest>) -> Result<Response<Job>, Status> {
-        let principal = auth::caller("jobs:update")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         let by = principal.name.clone();
         let job = self.change(&principal, id, |job, now| Ok(Some(job_changes::stop(job, &by, now)))).await?;
@@ -163,7 +164,7 @@ impl JobService for Api {
     }
 
     async fn preview_job(&self, request: Request<PreviewJobRequest>) -> Result<Response<PreviewResponse>, Status> {
-        let principal = auth::caller("jobs:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let id = request::id("id", &message.id)?;
         let count = request::preview_count(message.count)?;
@@ -184,7 +185,7 @@ impl JobService for Api {
     }
 
     async fn explain_job(&self, request: Request<ExplainJobRequest>) -> Result<Response<Explanation>, Status> {
-        let principal = auth::caller("jobs:read")?;
+        let principal = auth::caller()?;
         let tenant = principal.tenant();
         let job = self.find_job(&principal, request::id("id", &request.into_inner().id)?).await?;
         let load = self.store.job_load(tenant, job.id).await.map_err(Error::from)?;
@@ -199,7 +200,7 @@ impl JobService for Api {
         &self,
         request: Request<ListOmissionsRequest>,
     ) -> Result<Response<ListOmissionsResponse>, Status> {
-        let principal = auth::caller("jobs:read")?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let job = request::id("jobId", &message.job_id)?;
         let size = page_token::page_size(message.page_size, 50, 1000)?;

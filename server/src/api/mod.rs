@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod job_calls;
 mod job_changes;
+mod job_rights;
 mod job_secrets;
 mod jobs;
 mod json_text;

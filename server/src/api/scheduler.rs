@@ -32,7 +32,7 @@ pub(crate) const HTTP_STATUS: &str = "x-orrery-http-status";
 #[tonic::async_trait]
 impl SchedulerService for Api {
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<SchedulerStatus>, Status> {
-        let principal = auth::caller("scheduler:read")?;
+        let principal = auth::caller()?;
         let now = self.store.now().await.map_err(Error::from)?;
         let counts = self.store.counts(Some(principal.tenant())).await.map_err(Error::from)?;
         let coordinators = self.store.coordinators().await.map_err(Error::from)?;
@@ -52,7 +52,7 @@ impl SchedulerService for Api {
     }
 
     async fn get_metrics(&self, _: Request<GetMetricsRequest>) -> Result<Response<Metrics>, Status> {
-        let tenant = auth::caller("scheduler:read")?.tenant();
+        let tenant = auth::caller()?.tenant();
         let now = self.store.now().await.map_err(Error::from)?;
         let counts = self.store.counts(Some(tenant)).await.map_err(Error::from)?;
         // All that retention has left; fires that are planned ahead are not executions yet.
@@ -77,7 +77,7 @@ impl SchedulerService for Api {
     }
 
     async fn list_queues(&self, request: Request<ListQueuesRequest>) -> Result<Response<ListQueuesResponse>, Status> {
-        let tenant = auth::caller("scheduler:read")?.tenant();
+        let tenant = auth::caller()?.tenant();
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let scope = Scope::new(Listing::Queues, &[&tenant.to_string()]);
@@ -92,7 +92,7 @@ impl SchedulerService for Api {
     }
 
     async fn set_queue(&self, request: Request<SetQueueRequest>) -> Result<Response<Queue>, Status> {
-        let principal = auth::caller("queues:update")?;
+        let principal = auth::caller()?;
         let SetQueueRequest { name, max_concurrent } = request.into_inner();
         if let Some(problem) = definition::queue_problem(&name) {
             return Err(Error::field("INVALID_QUEUE", "name", problem).into());
@@ -117,7 +117,7 @@ impl SchedulerService for Api {
         &self,
         request: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let tenant = auth::caller("scheduler:read")?.tenant();
+        let tenant = auth::caller()?.tenant();
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let scope = Scope::new(Listing::Workers, &[&tenant.to_string()]);
@@ -129,7 +129,7 @@ impl SchedulerService for Api {
     }
 
     async fn drain_worker(&self, request: Request<DrainWorkerRequest>) -> Result<Response<Worker>, Status> {
-        let principal = auth::caller("workers:drain")?;
+        let principal = auth::caller()?;
         let id = request::id("id", &request.into_inner().id)?;
         let unknown = || Error::new(Kind::NotFound, "WORKER_NOT_FOUND", format!("there is no worker {id}"));
         // Only the deployment's own callers may drain agents that serve all tenants.
@@ -143,7 +143,7 @@ impl SchedulerService for Api {
     }
 
     async fn preview_cron(&self, request: Request<PreviewCronRequest>) -> Result<Response<PreviewResponse>, Status> {
-        auth::caller("scheduler:read")?;
+        auth::caller()?;
         let message = request.into_inner();
         let count = request::preview_count(message.count)?;
         let schedule = cron(&message)?;
@@ -163,7 +163,7 @@ impl SchedulerService for Api {
         &self,
         request: Request<ExplainCronRequest>,
     ) -> Result<Response<ExplainCronResponse>, Status> {
-        auth::caller("scheduler:read")?;
+        auth::caller()?;
         let description = schedule::explain(&request.into_inner().expression)
             .map_err(|error| Error::field("INVALID_CRON_EXPRESSION", "expression", error.to_string()))?;
         Ok(Response::new(ExplainCronResponse { description }))

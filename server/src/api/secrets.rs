@@ -19,7 +19,7 @@ use crate::store::SecretRow;
 #[tonic::async_trait]
 impl SecretService for Api {
     async fn put_secret(&self, request: Request<PutSecretRequest>) -> Result<Response<Secret>, Status> {
-        let principal = auth::caller("secrets:write")?;
+        let principal = auth::caller()?;
         let PutSecretRequest { name, value } = request.into_inner();
         let value = Zeroizing::new(value);
         check_name(&name)?;
@@ -32,7 +32,7 @@ impl SecretService for Api {
         &self,
         request: Request<ListSecretsRequest>,
     ) -> Result<Response<ListSecretsResponse>, Status> {
-        let tenant = auth::caller("secrets:read")?.tenant();
+        let tenant = auth::caller()?.tenant();
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let scope = Scope::new(Listing::Secrets, &[&tenant.to_string()]);
@@ -47,7 +47,7 @@ impl SecretService for Api {
         &self,
         request: Request<DeleteSecretRequest>,
     ) -> Result<Response<DeleteSecretResponse>, Status> {
-        let principal = auth::caller("secrets:write")?;
+        let principal = auth::caller()?;
         let DeleteSecretRequest { name, version } = request.into_inner();
         check_name(&name)?;
         let deleted = self.vault.delete(principal.tenant(), &name, version, principal.subject).await;
@@ -59,7 +59,7 @@ impl SecretService for Api {
         &self,
         request: Request<RotateSecretsRequest>,
     ) -> Result<Response<RotateSecretsResponse>, Status> {
-        let principal = auth::caller("secrets:write")?;
+        let principal = auth::caller()?;
         let rotated = self.vault.rotate(principal.tenant_id, request.into_inner().data_keys).await?.complete()?;
         Ok(Response::new(RotateSecretsResponse {
             key_id: rotated.key_id,

@@ -45,11 +45,11 @@ impl AuthService for Api {
     }
 
     async fn get_caller(&self, _: Request<GetCallerRequest>) -> Result<Response<Caller>, Status> {
-        Ok(Response::new(caller(auth::anybody()?)))
+        Ok(Response::new(caller(auth::caller()?)))
     }
 
     async fn change_password(&self, request: Request<ChangePasswordRequest>) -> Result<Response<SignedIn>, Status> {
-        let principal = auth::anybody()?;
+        let principal = auth::caller()?;
         let message = request.into_inner();
         let (current, new) = (message.current_password, message.new_password);
         let origin = auth::origin();

@@ -1,17 +1,17 @@
 //! From the names that a caller comes with to what it may do, and whether it may give that to others.
 
-use super::{Permissions, Principal};
+use super::{Permissions, Principal, role};
 use crate::error::{Error, Kind};
 
-/// The role that may do everything.
-pub const ADMIN: &str = "admin";
-
-/// What permissions and roles allow together. Who names neither may do nothing.
+/// What permissions and roles allow together. Who names neither may do nothing, and neither does a role that there is not.
 pub(super) fn permissions(named: Option<Vec<String>>, roles: &[String]) -> Permissions {
-    let named = named.unwrap_or_default();
-    if named.iter().any(|permission| permission == "*") || roles.iter().any(|role| role == ADMIN) {
+    let mut named = named.unwrap_or_default();
+    named.extend(roles.iter().filter_map(|name| role::built_in(name)).flat_map(role::BuiltIn::permissions));
+    if named.iter().any(|permission| permission == "*") {
         return Permissions::All;
     }
+    named.sort_unstable();
+    named.dedup();
     Permissions::Only(named)
 }
 
@@ -71,6 +71,8 @@ mod tests {
         assert_eq!(permissions(Some(named(&["jobs:read"])), &[]), only(&["jobs:read"]));
         assert_eq!(permissions(Some(named(&["*"])), &[]), Permissions::All);
         assert_eq!(permissions(Some(vec![]), &named(&["admin"])), Permissions::All);
+        let both = permissions(Some(named(&["jobs:read", "keys:read"])), &named(&["viewer", "guest"]));
+        assert_eq!(both, only(&["executions:read", "jobs:read", "keys:read", "logs:read", "scheduler:read"]));
     }
 
     #[test]

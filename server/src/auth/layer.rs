@@ -12,41 +12,22 @@ use tower::{Layer, Service};
 
 use super::Principal;
 use super::authenticator::{Authenticator, Credentials};
+use super::calls::{self, Asked, Needs};
 use crate::edge::Edge;
 use crate::error::{Error, Kind};
 use crate::limiter::{Budget, Caller, Guard, Limiter, RETRY_AFTER, guarded};
 use crate::telemetry::Metrics;
 use crate::tls::Peer;
 
-/// Paths that need no credentials.
-const PUBLIC: &[&str] = &[
-    "/",
-    "/health",
-    "/ready",
-    "/internal/health",
-    "/openapi.json",
-    "/docs",
-    "/orrery.v1.SchedulerService/GetHealth",
-    "/orrery.v1.SchedulerService/GetReady",
-];
-/// Calls whose credentials are in their message: a password, or a refresh token.
-const SIGNING_IN: [&str; 6] = [
-    "/api/v1/auth/login",
-    "/api/v1/auth/refresh",
-    "/api/v1/auth/logout",
-    "/orrery.v1.AuthService/Login",
-    "/orrery.v1.AuthService/Refresh",
-    "/orrery.v1.AuthService/Logout",
-];
-/// Calls whose credentials are a join token in their message. A whole fleet may join from one address: only wrong tokens count.
-const JOINING: [&str; 2] = ["/api/v1/scheduler/agents/enroll", "/orrery.v1.EnrolmentService/Enroll"];
+/// Paths of no call that need no credentials: pages, and the document of the contract.
+const PUBLIC: [&str; 3] = ["/", "/openapi.json", "/docs"];
 /// Paths that are for whoever watches over the process: they are served whatever the list of addresses says.
 const PROBES: [&str; 3] = ["/health", "/ready", "/internal/health"];
 /// What paths begin with that need no credentials.
 const PUBLIC_BELOW: [&str; 2] = [GRPC_HEALTH, "/grpc.reflection."];
 const GRPC_HEALTH: &str = "/grpc.health.v1.";
 
-/// Authenticates every call but those of public paths.
+/// Knows the caller of every call but of public ones, and lets nobody make one that they may not.
 #[derive(Clone)]
 pub struct AuthLayer {
     authenticator: Authenticator,
@@ -94,6 +75,11 @@ impl AuthLayer {
     pub fn counting(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
         self
+    }
+
+    /// A call was refused to somebody who is known, by what it needs or by its handler.
+    fn denied(&self) {
+        self.metrics.call_refused("permission");
     }
 
     /// The caller, where it is known, may call from where it does, and has not called too often; with what is left of its budget. Those who
@@ -218,11 +204,12 @@ where
             }
             let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer, agent };
             let origin = credentials.origin();
-            let signs_in = SIGNING_IN.contains(&parts.uri.path());
+            let asked = calls::asked(&parts.method, parts.uri.path());
+            let signs_in = asked == Asked::Call(Needs::SignsIn);
             if signs_in && let Err(error) = layer.admit_unknown(&credentials).await {
                 return Ok(refusal(error, grpc));
             }
-            if signs_in || JOINING.contains(&parts.uri.path()) {
+            if signs_in || asked == Asked::Call(Needs::Joins) {
                 if let Err(error) = layer.guard.before(address).await {
                     return Ok(refusal(error, grpc));
                 }
@@ -234,15 +221,26 @@ where
                 }
                 return Ok(response);
             }
-            if layer.is_public(parts.uri.path()) {
+            if asked == Asked::Call(Needs::Nobody) || (asked == Asked::Nothing && layer.is_public(parts.uri.path())) {
                 return super::unknown(origin, inner.call(Request::from_parts(parts, body))).await;
             }
             match layer.admit(&credentials).await {
                 Ok((principal, budget)) => {
-                    let call = super::scope(principal, origin, inner.call(Request::from_parts(parts, body)));
-                    let mut response = guarded(layer.guard, call).await?;
+                    let may = match asked {
+                        Asked::Call(needs) => needs.admit(&principal),
+                        Asked::Unlisted => Err(calls::unlisted()),
+                        // There is no handler behind it.
+                        Asked::Nothing => Ok(()),
+                    };
+                    let mut response = match may {
+                        Ok(()) => {
+                            let call = super::scope(principal, origin, inner.call(Request::from_parts(parts, body)));
+                            guarded(layer.guard.clone(), call).await?
+                        }
+                        Err(error) => refusal(error, grpc),
+                    };
                     if is_denied(&response) {
-                        layer.metrics.call_refused("permission");
+                        layer.denied();
                     }
                     write(budget, &mut response);
                     Ok(response)
@@ -303,6 +301,7 @@ fn refusal<R: Default>(error: Error, grpc: bool) -> Response<R> {
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Invalid => StatusCode::BAD_REQUEST,
             Kind::Denied => StatusCode::FORBIDDEN,
+            Kind::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             _ => StatusCode::UNAUTHORIZED,
         };
         response.extensions_mut().insert(error);

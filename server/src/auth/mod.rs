@@ -4,6 +4,7 @@ mod access_token;
 mod api_key;
 mod auth_service;
 mod authenticator;
+mod calls;
 mod grants;
 mod identity;
 mod jwt;
@@ -14,6 +15,7 @@ mod permission;
 mod principal;
 mod recent;
 mod refresh_token;
+mod role;
 mod service_token;
 mod sign_in;
 
@@ -21,7 +23,7 @@ use uuid::Uuid;
 
 pub use api_key::{NewKey, generate_key};
 pub use authenticator::Authenticator;
-pub use grants::ADMIN;
+pub use calls::{CALLS, Needs};
 pub(crate) use grants::{may_give, may_give_roles};
 pub use identity::{IdentityError, check_secret};
 pub use keyring::Keyring;
@@ -30,6 +32,7 @@ pub(crate) use password::Passwords;
 pub(crate) use password::check as check_password;
 pub use permission::{PERMISSIONS, Permissions};
 pub use principal::{Kind as PrincipalKind, Origin, Principal};
+pub use role::{ADMIN, BUILT_IN, BuiltIn};
 pub(crate) use service_token::BELOW as INTERNAL;
 pub(crate) use sign_in::{Signed, principal as user_principal};
 
@@ -60,26 +63,12 @@ pub fn origin() -> Origin {
     ORIGIN.try_with(Origin::clone).unwrap_or_default()
 }
 
-/// The caller, whatever it may do: for what everybody may do with what is their own.
+/// The caller, whom the layer has let pass: it has what [`CALLS`] says of this call.
 ///
 /// # Errors
 /// UNAUTHENTICATED where the call has not passed the layer.
-pub fn anybody() -> Result<Principal, Error> {
+pub fn caller() -> Result<Principal, Error> {
     CALLER.try_with(Principal::clone).map_err(|_| unauthenticated("credentials are needed"))
-}
-
-/// The caller, if it may do `permission` (`resource:action`).
-///
-/// # Errors
-/// UNAUTHENTICATED where the call has not passed the layer; PERMISSION_DENIED where it may not.
-pub fn caller(permission: &str) -> Result<Principal, Error> {
-    debug_assert!(PERMISSIONS.contains(&permission), "{permission} is not listed, so that no key can be made for it");
-    let principal = anybody()?;
-    if !principal.permissions.allow(permission) {
-        let message = format!("{permission} is needed, and {} does not have it", principal.name);
-        return Err(Error::new(Kind::Denied, "PERMISSION_DENIED", message));
-    }
-    Ok(principal)
 }
 
 fn unauthenticated(message: &str) -> Error {

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use uuid::Uuid;
 
-use super::{DEFAULT_TENANT, Permissions};
+use super::{DEFAULT_TENANT, PERMISSIONS, Permissions};
+use crate::error::{Error, Kind as ErrorKind};
 
 /// Who makes a call.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,5 +62,18 @@ impl Principal {
     /// The tenant whose rows the caller sees.
     pub fn tenant(&self) -> Uuid {
         self.tenant_id.unwrap_or(DEFAULT_TENANT)
+    }
+
+    /// Fails where it may not do `permission` (`resource:action`).
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED.
+    pub fn needs(&self, permission: &str) -> Result<(), Error> {
+        debug_assert!(PERMISSIONS.contains(&permission), "{permission} is not listed: it can be given to nobody");
+        if self.permissions.allow(permission) {
+            return Ok(());
+        }
+        let message = format!("{permission} is needed, and {} does not have it", self.name);
+        Err(Error::new(ErrorKind::Denied, "PERMISSION_DENIED", message))
     }
 }

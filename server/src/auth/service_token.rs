@@ -17,7 +17,7 @@ const TENANT: &str = "x-tenant-id";
 /// The user that it calls for, by the id or name that it knows; the service itself where absent.
 const USER: &str = "x-user-id";
 /// What siblings may do.
-const MAY: [&str; 4] = ["jobs:create", "jobs:read", "jobs:trigger", "jobs:update"];
+const MAY: [&str; 4] = ["jobs:create", "jobs:pause", "jobs:read", "jobs:trigger"];
 
 /// The SHA-256 of the token: what is compared has one length, and tells nothing of it.
 pub(super) struct ServiceToken(Option<[u8; 32]>);

@@ -118,7 +118,7 @@ impl AgentService for AgentApi {
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<AgentCertificate>, Status> {
-        let principal = auth::caller("agents:connect")?;
+        let principal = auth::caller()?;
         if principal.kind != PrincipalKind::Agent {
             return Err(certificate_needed().into());
         }

@@ -32,6 +32,7 @@ use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetReques
 use tower_http::trace::TraceLayer;
 
 pub use self::face::Face;
+pub(crate) use self::routes::called;
 use crate::api::{Api, HTTP_STATUS};
 use crate::auth::AuthLayer;
 
@@ -120,10 +121,7 @@ where
         Ok(body) => body,
         Err(error) => return responses::failed(error.0, error.1),
     };
-    // Whatever GET answers, HEAD answers without the body, which the server leaves out.
-    if parts.method == Method::HEAD {
-        parts.method = Method::GET;
-    }
+    parts.method = routes::served_as(&parts.method).clone();
     parts.uri = routes::given(parts.uri);
     let about = failure::Call { method: parts.method.clone(), uri: parts.uri.clone(), body: body.clone() };
     let Ok(answer) = service.call(Request::from_parts(parts, Full::new(body))).await;

@@ -4,8 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use axum::http::Uri;
+use axum::http::{Method, Uri};
+use orrery_proto::rest;
 use serde::Deserialize;
+
+use super::internal;
 
 #[derive(Default, Deserialize)]
 struct Document {
@@ -53,6 +56,21 @@ pub(super) fn methods(path: &str) -> Vec<String> {
     methods.sort_unstable();
     methods.dedup();
     methods
+}
+
+/// The gRPC path of the call that a REST request is, by the routes that serve it; `None` where no call is begun by it.
+pub(crate) fn called(method: &Method, path: &str) -> Option<&'static str> {
+    if internal::is_internal(path) {
+        let uri = path.parse().ok()?;
+        let call = internal::Call::of(method, &uri).ok()?;
+        return rest::called(call.method.as_str(), &call.path);
+    }
+    rest::called(served_as(method).as_str(), path)
+}
+
+/// Whatever GET answers, HEAD answers without the body, which the server leaves out.
+pub(super) fn served_as(method: &Method) -> &Method {
+    if *method == Method::HEAD { &Method::GET } else { method }
 }
 
 /// A call without the parameters that are empty: clients that build a query from a form send those that nobody filled in.

@@ -1,57 +1,32 @@
 //! Without credentials nothing is open but what is said here. The calls are those of the contract: one that is added is in these tests.
 
-use orrery_proto::{DESCRIPTORS, OPENAPI};
-use prost_reflect::DescriptorPool;
-use serde_json::{Value, json};
+use orrery_server::auth::Needs;
+use serde_json::json;
 use uuid::Uuid;
 
+use crate::contract::{grpc, ways};
 use crate::world::{SERVICE_TOKEN, World, limits};
 
-/// REST calls that need nobody.
-const OPEN: [&str; 2] = ["/health", "/ready"];
-/// gRPC methods that need nobody.
-const OPEN_METHODS: [&str; 2] = ["SchedulerService/GetHealth", "SchedulerService/GetReady"];
-/// Calls whose credentials are in their message; without any they are refused as well.
-const SIGNING_IN: [&str; 3] = ["/api/v1/auth/login", "/api/v1/auth/refresh", "/api/v1/auth/logout"];
-const SIGNING_IN_METHODS: [&str; 3] = ["AuthService/Login", "AuthService/Refresh", "AuthService/Logout"];
-
-/// Every path and method of the REST API.
-fn routes() -> Vec<(String, reqwest::Method)> {
-    let document: Value = serde_json::from_str(OPENAPI).unwrap();
-    let paths = document["paths"].as_object().unwrap().iter();
-    let routes: Vec<_> = paths
-        .flat_map(|(path, methods)| {
-            let methods = methods.as_object().unwrap().keys();
-            methods.map(|method| (path.clone(), method.to_uppercase().parse().unwrap()))
-        })
-        .collect();
-    assert!(routes.len() > 40, "{}", routes.len());
-    routes
-}
-
-/// A path with ids in the place of its variables.
-fn filled(path: &str) -> String {
-    let part = |part: &str| if part.starts_with('{') { Uuid::new_v4().to_string() } else { part.to_owned() };
-    path.split('/').map(part).collect::<Vec<_>>().join("/")
-}
+/// Calls of the contract that are public. Another one is a decision, which stands here as well.
+const PUBLIC: [&str; 2] = ["SchedulerService/GetHealth", "SchedulerService/GetReady"];
+/// Calls whose credentials are in their message.
+const SIGNING_IN: [&str; 3] = ["AuthService/Login", "AuthService/Refresh", "AuthService/Logout"];
 
 #[tokio::test]
 async fn every_route_needs_credentials() {
     let world = World::with(false, limits()).await;
-    for (path, method) in routes() {
-        let mut request = world.client.request(method.clone(), world.url(&filled(&path)));
-        if method != reqwest::Method::GET {
-            request = request.body("{}");
-        }
-        let answer = world.send(request).await;
-        match path.as_str() {
-            open if OPEN.contains(&open) => assert_eq!(answer.status, 200, "{path}"),
+    for way in ways().into_iter().filter(|way| way.method.is_some()) {
+        let told = way.make(&world, &world.client, None).await;
+        let expected = match (way.call.as_str(), way.needs) {
+            ("AuthService/Login", Needs::SignsIn) => "400 INVALID_ARGUMENT",
+            ("AuthService/Refresh", Needs::SignsIn) => "401 UNKNOWN_REFRESH_TOKEN",
+            ("AuthService/Logout", Needs::SignsIn) => "401 UNAUTHENTICATED",
             // Its credentials are a join token, and this coordinator lets no agents in by one.
-            "/api/v1/scheduler/agents/enroll" => drop(answer.refused(409, "ENROLMENT_DISABLED")),
-            "/api/v1/auth/login" => drop(answer.refused(400, "INVALID_ARGUMENT")),
-            signing if SIGNING_IN.contains(&signing) => assert_eq!(answer.status, 401, "{path}"),
-            _ => drop(answer.refused(401, "UNAUTHENTICATED")),
-        }
+            ("EnrolmentService/Enroll", Needs::Joins) => "409 ENROLMENT_DISABLED",
+            (public, Needs::Nobody) if PUBLIC.contains(&public) => "200",
+            _ => "401 UNAUTHENTICATED",
+        };
+        assert_eq!(told.code, expected, "{}", way.name());
     }
     // What the contract does not name.
     for (path, status) in
@@ -69,31 +44,41 @@ async fn every_route_needs_credentials() {
 #[tokio::test]
 async fn every_method_needs_credentials() {
     let world = World::with(false, limits()).await;
-    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
-    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
-    let services = pool.services().filter(|service| service.package_name() == "orrery.v1");
-    let mut called = 0;
-    for method in services.flat_map(|service| service.methods().collect::<Vec<_>>()) {
-        let name = format!("{}/{}", method.parent_service().name(), method.name());
-        // One empty message. What streams is refused before its first one.
-        let request = client
-            .post(format!("http://{}/orrery.v1.{name}", world.grpc))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(vec![0; 5]);
-        let answer = request.send().await.unwrap();
-        let status = answer.headers().get("grpc-status").map(|status| status.to_str().unwrap().to_owned());
-        let expected = match name.as_str() {
-            open if OPEN_METHODS.contains(&open) => None,
-            "EnrolmentService/Enroll" => Some("10"),
-            "AuthService/Login" => Some("3"),
-            signing if SIGNING_IN_METHODS.contains(&signing) => Some("16"),
-            _ => Some("16"),
+    let client = grpc();
+    for way in ways().into_iter().filter(|way| way.method.is_none()) {
+        let told = way.make(&world, &client, None).await;
+        let code = told.code.split(' ').next().unwrap_or_default();
+        let expected = match (way.call.as_str(), way.needs) {
+            ("AuthService/Login", Needs::SignsIn) => "InvalidArgument",
+            ("EnrolmentService/Enroll", Needs::Joins) => "Aborted",
+            (public, Needs::Nobody) if PUBLIC.contains(&public) => "OK",
+            (call, Needs::SignsIn) => {
+                assert!(SIGNING_IN.contains(&call), "{call}");
+                "Unauthenticated"
+            }
+            _ => "Unauthenticated",
         };
-        assert_eq!(status.as_deref(), expected, "{name}");
-        called += 1;
+        assert_eq!(code, expected, "{}", way.name());
     }
-    assert!(called > 40, "{called}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_listed_does_not_start() {
+    let world = World::with(false, limits()).await;
+    let key = world.make_key(Some(Uuid::from_u128(1)), &["*"]).await;
+    let call = async |path: &str, key: Option<&str>| {
+        let mut request =
+            grpc().post(format!("http://{}{path}", world.grpc)).header("content-type", "application/grpc");
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
+        let answer = request.body(vec![0; 5]).send().await.unwrap();
+        tonic::Status::from_header_map(answer.headers()).unwrap().code()
+    };
+    for path in ["/orrery.v1.JobService/Nothing", "/orrery.v1.NoService/GetJob", "/orrery.v1.JobService/GetJob/"] {
+        assert_eq!(call(path, None).await, tonic::Code::Unauthenticated, "{path}");
+        assert_eq!(call(path, Some(&key)).await, tonic::Code::Unimplemented, "{path}");
+    }
 }
 
 #[tokio::test]

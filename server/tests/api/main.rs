@@ -5,6 +5,7 @@
 mod bad_input;
 mod clients;
 mod closed;
+mod contract;
 mod dead_letters;
 mod edge;
 mod executions;
@@ -15,6 +16,7 @@ mod internal;
 mod jobs;
 mod keys;
 mod limits;
+mod matrix;
 mod pages;
 mod scheduler;
 mod secrets;

@@ -1,0 +1,241 @@
+//! What every call needs. **A call that is not in this table does not start**: the layer asks it before gRPC and REST alike, and a test
+//! compares it with the contract, call by call.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use http::Method;
+
+use super::Principal;
+use crate::error::{Error, Kind};
+use crate::gateway;
+
+use Needs::{Anybody, Joins, Nobody, Permission, SignsIn};
+
+/// What a call needs of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: it is public.
+    Nobody,
+    /// Its credentials are in its message: a password, or a refresh token.
+    SignsIn,
+    /// Its credentials are a join token in its message. A whole fleet may join from one address: only wrong tokens count.
+    Joins,
+    /// Whoever is known: it is about the caller.
+    Anybody,
+    /// This permission. What depends on the request, such as a secret in a job, its handler asks for besides ([`Principal::needs`]).
+    Permission(&'static str),
+}
+
+/// All calls of the contract, by service. What roles may do follows from it (see [`super::role`]).
+#[rustfmt::skip]
+pub const CALLS: &[(&str, &[(&str, Needs)])] = &[
+    ("AgentService", &[
+        ("Session", Permission("agents:connect")),
+        ("Logs", Permission("agents:connect")),
+        ("Renew", Permission("agents:connect")),
+    ]),
+    ("AuthService", &[
+        ("Login", SignsIn),
+        ("Refresh", SignsIn),
+        ("Logout", SignsIn),
+        ("GetCaller", Anybody),
+        ("ChangePassword", Anybody),
+    ]),
+    ("DeadLetterService", &[
+        ("ListDeadLetters", Permission("executions:read")),
+        ("GetDeadLetter", Permission("executions:read")),
+        ("DiscardDeadLetter", Permission("executions:cancel")),
+        ("ReleaseDeadLetter", Permission("jobs:trigger")),
+    ]),
+    ("EnrolmentService", &[
+        ("CreateJoinToken", Permission("agents:enroll")),
+        ("ListAgents", Permission("scheduler:read")),
+        ("RevokeAgent", Permission("agents:revoke")),
+        ("Enroll", Joins),
+    ]),
+    ("ExecutionService", &[
+        ("ListExecutions", Permission("executions:read")),
+        ("GetExecution", Permission("executions:read")),
+        ("GetExecutionStats", Permission("executions:read")),
+        ("CancelExecution", Permission("executions:cancel")),
+        ("RetryExecution", Permission("jobs:trigger")),
+        ("ExplainExecution", Permission("executions:read")),
+        ("WatchExecution", Permission("executions:read")),
+        ("ListExecutionLogs", Permission("logs:read")),
+        ("FollowExecutionLogs", Permission("logs:read")),
+    ]),
+    ("JobService", &[
+        ("CreateJob", Permission("jobs:create")),
+        ("BatchCreateJobs", Permission("jobs:create")),
+        ("ListJobs", Permission("jobs:read")),
+        ("GetJob", Permission("jobs:read")),
+        ("UpdateJob", Permission("jobs:update")),
+        ("DeleteJob", Permission("jobs:delete")),
+        ("ValidateJob", Permission("jobs:read")),
+        ("TriggerJob", Permission("jobs:trigger")),
+        ("BatchTriggerJobs", Permission("jobs:trigger")),
+        ("PauseJob", Permission("jobs:pause")),
+        ("ResumeJob", Permission("jobs:pause")),
+        ("StopJob", Permission("jobs:pause")),
+        ("PreviewJob", Permission("jobs:read")),
+        ("ExplainJob", Permission("jobs:read")),
+        ("ListOmissions", Permission("jobs:read")),
+    ]),
+    ("KeyService", &[
+        ("CreateKey", Permission("keys:write")),
+        ("ListKeys", Permission("keys:read")),
+        ("RevokeKey", Permission("keys:write")),
+    ]),
+    ("SchedulerService", &[
+        ("GetStatus", Permission("scheduler:read")),
+        ("GetMetrics", Permission("scheduler:read")),
+        ("ListQueues", Permission("scheduler:read")),
+        ("SetQueue", Permission("queues:update")),
+        ("ListWorkers", Permission("scheduler:read")),
+        ("DrainWorker", Permission("workers:drain")),
+        ("PreviewCron", Permission("scheduler:read")),
+        ("ExplainCron", Permission("scheduler:read")),
+        ("GetHealth", Nobody),
+        ("GetReady", Nobody),
+    ]),
+    ("SecretService", &[
+        ("PutSecret", Permission("secrets:write")),
+        ("ListSecrets", Permission("secrets:read")),
+        ("DeleteSecret", Permission("secrets:write")),
+        ("RotateSecrets", Permission("secrets:write")),
+    ]),
+    ("UserService", &[
+        ("CreateUser", Permission("users:write")),
+        ("ListUsers", Permission("users:read")),
+        ("GetUser", Permission("users:read")),
+        ("UpdateUser", Permission("users:write")),
+        ("DisableUser", Permission("users:write")),
+        ("EnableUser", Permission("users:write")),
+        ("ResetPassword", Permission("users:write")),
+    ]),
+];
+
+/// What the paths of our gRPC calls begin with.
+const BELOW: &str = "/orrery.v1.";
+
+static BY_PATH: LazyLock<HashMap<String, Needs>> = LazyLock::new(|| {
+    let of = |(service, calls): &(&str, &'static [(&str, Needs)])| {
+        let service = (*service).to_owned();
+        calls.iter().map(move |(call, needs)| (format!("{BELOW}{service}/{call}"), *needs))
+    };
+    CALLS.iter().flat_map(of).collect()
+});
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A call of the contract.
+    Call(Needs),
+    /// One that is not in the table.
+    Unlisted,
+    /// No call: what is served, if anything, is no handler's.
+    Nothing,
+}
+
+/// What a request asks for, by gRPC or by REST.
+pub(super) fn asked(method: &Method, path: &str) -> Asked {
+    // REST requests are given to the calls whose routes serve them, as the gateway will.
+    let rest;
+    let call = if path.starts_with(BELOW) {
+        path
+    } else {
+        rest = gateway::called(method, path);
+        match rest {
+            Some(call) => call,
+            None => return Asked::Nothing,
+        }
+    };
+    BY_PATH.get(call).map_or(Asked::Unlisted, |needs| Asked::Call(*needs))
+}
+
+impl Needs {
+    /// Lets a caller pass who is known.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED with what is missing.
+    pub(super) fn admit(self, principal: &Principal) -> Result<(), Error> {
+        match self {
+            Nobody | SignsIn | Joins | Anybody => Ok(()),
+            Permission(permission) => principal.needs(permission),
+        }
+    }
+}
+
+/// The answer to a call that is not in the table.
+pub(super) fn unlisted() -> Error {
+    let message = "there is no such call here; a newer version of the coordinator may have it";
+    Error::new(Kind::Unimplemented, "UNKNOWN_CALL", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost_reflect::DescriptorPool;
+
+    use super::super::PERMISSIONS;
+    use super::*;
+
+    #[test]
+    fn every_call_of_the_contract_is_in_the_table_and_no_other() {
+        let pool = DescriptorPool::decode(orrery_proto::DESCRIPTORS).unwrap();
+        let services = pool.services().filter(|service| service.package_name() == "orrery.v1");
+        let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
+        let contract: BTreeSet<String> =
+            methods.map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name())).collect();
+        let table: BTreeSet<String> = BY_PATH.keys().cloned().collect();
+        let missing: Vec<&String> = contract.difference(&table).collect();
+        let unknown: Vec<&String> = table.difference(&contract).collect();
+        assert!(
+            missing.is_empty() && unknown.is_empty(),
+            "say in auth/calls.rs what {missing:?} needs; {unknown:?} is no call"
+        );
+        let lines: usize = CALLS.iter().map(|(_, calls)| calls.len()).sum();
+        assert_eq!(lines, table.len(), "a call stands there twice");
+    }
+
+    #[test]
+    fn every_permission_of_the_table_can_be_given() {
+        for (call, needs) in BY_PATH.iter() {
+            if let Permission(permission) = needs {
+                assert!(PERMISSIONS.contains(permission), "{call}: {permission} is not listed");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_does_not_start() {
+        assert_eq!(asked(&Method::POST, "/orrery.v1.JobService/CreateJob"), Asked::Call(Permission("jobs:create")));
+        for unknown in ["/orrery.v1.JobService/CreateJobs", "/orrery.v1.JobService/CreateJob/", "/orrery.v1./"] {
+            assert_eq!(asked(&Method::POST, unknown), Asked::Unlisted, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_route_is_the_call_that_serves_it() {
+        let jobs = "/api/v1/scheduler/jobs";
+        for (method, path, needs) in [
+            (Method::GET, jobs.to_owned(), "jobs:read"),
+            (Method::HEAD, jobs.to_owned(), "jobs:read"),
+            (Method::POST, jobs.to_owned(), "jobs:create"),
+            (Method::DELETE, format!("{jobs}/1"), "jobs:delete"),
+            (Method::GET, format!("{jobs}/1/executions"), "executions:read"),
+            (Method::POST, "/internal/jobs/create".to_owned(), "jobs:create"),
+            (Method::POST, "/internal/jobs/1/pause".to_owned(), "jobs:pause"),
+        ] {
+            assert_eq!(asked(&method, &path), Asked::Call(Permission(needs)), "{method} {path}");
+        }
+        for (method, path) in [(Method::GET, "/health"), (Method::HEAD, "/ready"), (Method::GET, "/internal/health")] {
+            assert_eq!(asked(&method, path), Asked::Call(Nobody), "{method} {path}");
+        }
+        for path in ["/", "/docs", "/nothing", "/internal/jobs", "/api/v1/auth/login/"] {
+            assert_eq!(asked(&Method::GET, path), Asked::Nothing, "{path}");
+        }
+    }
+}
