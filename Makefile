@@ -1,7 +1,7 @@
 # What a person does here, a target each. `make` alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev bench test chaos mutants races check clean
+.PHONY: help dev bench test chaos mutants races check tools clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ races: ## Race cancel, completion, expiry and time-out 100,000 times on each eng
 
 check: ## Formatting, lints, licences and advisories
 	@scripts/check.sh
+
+tools: ## Install what `make check` asks: cargo-deny and cargo-audit
+	cargo install --locked cargo-deny cargo-audit
 
 clean: ## Remove what was built
 	cargo clean
