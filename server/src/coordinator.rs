@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::serve::ListenerExt;
 use orrery_proto::v1::agent_service_server::AgentServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -283,7 +282,7 @@ impl Parts {
         let operations = OperationsLayer::new(self.metrics.clone());
         let routes = api::grpc_routes(api.clone())?
             .add_service(AgentServiceServer::new(agents).max_decoding_message_size(16 << 20));
-        let incoming = Incoming::new(listeners.grpc, &self.tls, tls::Face::Grpc)?.into_stream();
+        let incoming = Incoming::new(listeners.grpc, &self.tls, tls::Face::Grpc).into_stream();
         let closing = CancellationToken::new();
         let grpc = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -293,11 +292,8 @@ impl Parts {
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let router = gateway::router(api, authenticate, &face).layer(operations);
-        let closing_http = closing.clone();
-        // Tapped for nothing: the address of a listener that is not axum's own is handed on only so.
-        let incoming = Incoming::new(listeners.http, &self.tls, tls::Face::Rest)?.tap_io(|_| {});
-        let http = axum::serve(incoming, router.into_make_service_with_connect_info::<SocketAddr>())
-            .with_graceful_shutdown(async move { closing_http.cancelled().await });
+        let incoming = Incoming::new(listeners.http, &self.tls, tls::Face::Rest);
+        let http = gateway::connections::serve(incoming, router, closing.clone());
         if let Some(listener) = listeners.metrics {
             self.tasks.spawn(telemetry::serve_metrics(listener, self.metrics.clone(), self.loops.clone()));
         }
@@ -311,10 +307,8 @@ impl Parts {
             streams.cancel();
         };
         let serving = async {
-            let (grpc, http) = tokio::join!(grpc, async { http.await });
-            grpc?;
-            http?;
-            Ok(())
+            let (grpc, ()) = tokio::join!(grpc, http);
+            Ok(grpc?)
         };
         tokio::pin!(serving);
         tokio::select! {

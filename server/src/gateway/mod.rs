@@ -1,5 +1,6 @@
 //! The REST face of the gRPC services: routes, JSON and their document are generated from the contract; here they are served.
 
+pub(crate) mod connections;
 mod error_body;
 mod face;
 mod failure;

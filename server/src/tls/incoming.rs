@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::Listener;
 use futures_util::Stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -27,7 +26,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Connections as they come. Handshakes go on beside each other, so that one that hangs holds nobody up.
 pub struct Incoming {
     source: Source,
-    address: SocketAddr,
 }
 
 enum Source {
@@ -37,11 +35,7 @@ enum Source {
 
 impl Incoming {
     /// Accepts from now on.
-    ///
-    /// # Errors
-    /// Where the listener has no address.
-    pub fn new(listener: TcpListener, tls: &Tls, face: Face) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    pub fn new(listener: TcpListener, tls: &Tls, face: Face) -> Self {
         let source = if tls.is_on() {
             let (sender, ready) = mpsc::channel(READY);
             let accepting = tokio::spawn(secure(listener, tls.clone(), face, sender));
@@ -49,11 +43,11 @@ impl Incoming {
         } else {
             Source::Plain(listener)
         };
-        Ok(Self { source, address })
+        Self { source }
     }
 
     /// The next connection. Cancel safe.
-    async fn next(&mut self) -> Connection {
+    pub(crate) async fn next(&mut self) -> Connection {
         match &mut self.source {
             Source::Plain(listener) => {
                 let (stream, address) = accepted(listener).await;
@@ -73,21 +67,6 @@ impl Incoming {
             let connection = incoming.next().await;
             Some((Ok(connection), incoming))
         })
-    }
-}
-
-impl Listener for Incoming {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let connection = self.next().await;
-        let address = connection.peer().address;
-        (connection, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
     }
 }
 
