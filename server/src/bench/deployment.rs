@@ -1,10 +1,11 @@
 use std::time::Duration;
 
-use orrery_sdk::Json;
 use orrery_sdk::client::{Client, ClientOptions};
 use orrery_sdk::v1::{BatchTriggerJobsRequest, CreateJobRequest, GetStatusRequest, JobType, TriggerJobRequest};
+use orrery_sdk::{ClientTls, Json};
 use rustix::process::Signal;
 
+use super::authority::Authority;
 use super::bed::Bed;
 use super::child::Child;
 use super::database::Database;
@@ -23,6 +24,8 @@ pub(super) const BATCH: u64 = 1000;
 pub(super) struct Deployment {
     pub(super) database: Database,
     coordinator: Child,
+    /// Where it is measured with TLS and agents that have certificates.
+    pub(super) authority: Option<Authority>,
     pub(super) http: String,
     pub(super) grpc: String,
     pub(super) client: Client,
@@ -34,6 +37,18 @@ impl Deployment {
     /// # Errors
     /// Where it does not serve.
     pub(super) async fn start(bed: &Bed, engine: Engine) -> Result<Self> {
+        Self::start_by(bed, engine, None).await
+    }
+
+    /// Starts it with TLS, and agents known by certificates of this authority.
+    ///
+    /// # Errors
+    /// Where it does not serve.
+    pub(super) async fn start_secured(bed: &Bed, engine: Engine) -> Result<Self> {
+        Self::start_by(bed, engine, Some(Authority::new(bed)?)).await
+    }
+
+    async fn start_by(bed: &Bed, engine: Engine, authority: Option<Authority>) -> Result<Self> {
         let database = Database::new(bed, engine).await?;
         let mut command = Child::orrery(&["server"])?;
         command.envs([
@@ -49,11 +64,19 @@ impl Deployment {
             ("MAX_JOBS_PER_TENANT", "10000000"),
             ("ORRERY_RATE_LIMIT_PER_MINUTE", "0"),
         ]);
+        command.envs(authority.iter().flat_map(Authority::settings));
         let mut coordinator = Child::start("coordinator", bed.directory(), command)?;
         let ready = coordinator.line_with("ready ", START).await?;
-        let (http, grpc) = (address(&ready, "http")?, address(&ready, "grpc")?);
-        let client = client(&grpc, &database.keys.caller)?;
-        Ok(Self { database, coordinator, http, grpc, client })
+        let (mut http, mut grpc) = (address(&ready, "http")?, address(&ready, "grpc")?);
+        let mut tls = ClientTls::default();
+        if let Some(authority) = &authority {
+            tls = authority.tls.clone();
+            for address in [&mut http, &mut grpc] {
+                *address = address.replace("http://", "https://");
+            }
+        }
+        let client = client_by(&grpc, &database.keys.caller, tls)?;
+        Ok(Self { database, coordinator, authority, http, grpc, client })
     }
 
     /// The coordinator's process.
@@ -120,10 +143,15 @@ impl Deployment {
 
 /// A client of its own connection.
 pub(super) fn client(grpc: &str, key: &str) -> Result<Client> {
+    client_by(grpc, key, ClientTls::default())
+}
+
+fn client_by(grpc: &str, key: &str, tls: ClientTls) -> Result<Client> {
     let options = ClientOptions {
         endpoint: grpc.to_owned(),
         api_key: Some(key.to_owned()),
         timeout: Duration::from_secs(120),
+        tls,
         ..ClientOptions::default()
     };
     Ok(Client::connect(&options)?)

@@ -1,6 +1,7 @@
 //! `orrery bench`: how fast this machine runs Orrery. It starts real processes, a coordinator and workers, on a database of their own, measures
 //! them from outside, and sets each figure beside its goal.
 
+mod authority;
 mod bed;
 mod calls;
 mod child;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::bed::Bed;
+use super::database::Database;
 use super::deployment::{Deployment, START};
 use super::error::{Result, failed};
 use super::figure::{Figure, Goal, medians};
@@ -38,6 +39,9 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
         let agents = if engine == Engine::Postgres { &bed.settings.agents[..] } else { &several };
         for agents in agents.iter().copied() {
             cases.push(case(bed, engine, agents).await?);
+        }
+        if engine == Engine::Postgres {
+            cases.push(secured(bed).await?);
         }
     }
     Ok(cases)
@@ -122,8 +126,43 @@ fn fleet(bed: &Bed, agents: usize) -> Fleet {
     Fleet { processes: agents, each: 1, slots: slots.max(1), has_journal: true }
 }
 
+/// A queue that has been drained.
+struct Drained {
+    /// The rate first.
+    figures: Vec<Figure>,
+    database: Database,
+    job: String,
+    lane: i64,
+    ending: Ending,
+}
+
 async fn on_postgres(bed: &Bed, agents: usize, executions: u64) -> Result<Vec<Figure>> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
+    let Drained { mut figures, database, job, lane, ending } = drain(bed, deployment, agents, executions).await?;
+    figures.extend(raw_limit(bed, database.pool()?, &job, lane, &ending, executions, figures[0].value).await?);
+    Ok(figures)
+}
+
+/// What TLS and agents known by certificates cost: each run beside one without, all else alike.
+async fn secured(bed: &Bed) -> Result<Case> {
+    let executions = bed.settings.executions;
+    let mut runs = Vec::new();
+    for run in 1..=bed.settings.runs {
+        say(format!("throughput: with TLS and certificates, run {run} of {}", bed.settings.runs));
+        let plain = drain(bed, Deployment::start(bed, Engine::Postgres).await?, 1, executions).await?;
+        let deployment = Deployment::start_secured(bed, Engine::Postgres).await?;
+        let mut figures = drain(bed, deployment, 1, executions).await?.figures;
+        figures[0].goal = None;
+        let (rate, without) = (figures[0].value, plain.figures[0].value);
+        figures.push(Figure::new("executions_per_second_without", without, "/s"));
+        figures.push(Figure::new("of_without", rate / without, "").goal(Goal::AtLeast(0.9)));
+        runs.push(figures);
+        bed.drop_databases().await;
+    }
+    Ok(Case::new("postgres, 1 agent, mTLS", medians(&runs)).with("executions", executions))
+}
+
+async fn drain(bed: &Bed, deployment: Deployment, agents: usize, executions: u64) -> Result<Drained> {
     let pool = deployment.database.pool()?.clone();
     let job = warmed(bed, &deployment, executions).await?;
     let ending = Ending::newest(&pool).await?;
@@ -146,9 +185,7 @@ async fn on_postgres(bed: &Bed, agents: usize, executions: u64) -> Result<Vec<Fi
     figures.extend(sizes(&pool, executions, wal, disk).await?);
     all_kept(&pool, executions).await?;
     workers.stop().await;
-    let database = deployment.stop().await;
-    figures.extend(raw_limit(bed, database.pool()?, &job, lane, &ending, executions, figures[0].value).await?);
-    Ok(figures)
+    Ok(Drained { figures, database: deployment.stop().await, job, lane, ending })
 }
 
 /// WAL and disk, of each execution.

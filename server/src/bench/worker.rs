@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use orrery_sdk::{FunctionContext, FunctionError, FunctionRegistry, Worker, WorkerError};
+use orrery_sdk::{ClientTls, FunctionContext, FunctionError, FunctionRegistry, Worker};
 use serde::de::IgnoredAny;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::authority::shown;
 use super::error::{Result, Tried};
 
 /// The module of the functions.
@@ -30,8 +31,15 @@ pub struct WorkerArgs {
     /// The coordinator's gRPC address.
     #[arg(long)]
     coordinator: String,
-    #[arg(long, env = "ORRERY_TOKEN", hide_env_values = true)]
-    token: String,
+    #[arg(long, env = "ORRERY_TOKEN", hide_env_values = true, required_unless_present = "certificate")]
+    token: Option<String>,
+    /// In place of a token, a certificate by this authority.
+    #[arg(long, requires = "certificate")]
+    ca: Option<PathBuf>,
+    #[arg(long, requires_all = ["key", "ca"])]
+    certificate: Option<PathBuf>,
+    #[arg(long)]
+    key: Option<PathBuf>,
     #[arg(long)]
     name: String,
     /// Workers in this process, each with a connection of its own.
@@ -130,18 +138,23 @@ fn functions(seen: &Arc<Seen>, released: &watch::Receiver<bool>) -> FunctionRegi
     functions
 }
 
-fn build(args: &WorkerArgs, functions: &FunctionRegistry) -> Result<Vec<Worker>, WorkerError> {
+fn build(args: &WorkerArgs, functions: &FunctionRegistry) -> Result<Vec<Worker>> {
+    let tls = match (&args.ca, &args.certificate, &args.key) {
+        (Some(ca), Some(certificate), Some(key)) => shown(ca, certificate, key)?,
+        _ => ClientTls::default(),
+    };
     let one = |number: usize| {
         let builder = Worker::builder()
             .endpoint(&args.coordinator)
-            .api_key(&args.token)
+            .api_key(args.token.as_deref().unwrap_or_default())
+            .tls(tls.clone())
             .name(format!("{}-{number}", args.name))
             .slots(args.slots)
             .drain_timeout(Duration::from_secs(5))
             .functions(functions.clone());
         match &args.journal {
-            Some(directory) => builder.journal_in(directory.join(number.to_string()))?.build(),
-            None => builder.build(),
+            Some(directory) => Ok(builder.journal_in(directory.join(number.to_string()))?.build()?),
+            None => Ok(builder.build()?),
         }
     };
     (0..args.count).map(one).collect()

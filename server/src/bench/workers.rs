@@ -87,7 +87,15 @@ impl Workers {
                 &slots,
             ];
             let mut command = Child::orrery(&args)?;
-            command.env("ORRERY_TOKEN", &deployment.database.keys.agents);
+            let key = &deployment.database.keys.agents;
+            match &deployment.authority {
+                None => drop(command.env("ORRERY_TOKEN", key)),
+                Some(authority) => {
+                    for (name, file) in authority.enrol(&deployment.grpc, key, &name).await? {
+                        command.arg(name).arg(file);
+                    }
+                }
+            }
             if fleet.has_journal {
                 command.arg("--journal").arg(bed.fresh_path("journal"));
             }
