@@ -77,9 +77,12 @@ async fn throughput_is_measured_beside_the_raw_limit_and_an_interrupt_ends_it_al
     assert!(report["versions"]["postgres"].as_str().unwrap().starts_with(|c: char| c.is_ascii_digit()));
     let scenario = &report["scenarios"][0];
     assert_eq!((&scenario["scenario"], &scenario["error"]), (&Value::from("throughput"), &Value::Null));
-    let [postgres, sqlite] = &scenario["cases"].as_array().unwrap()[..] else { panic!("{report:#}") };
+    let [postgres, secured, sqlite] = &scenario["cases"].as_array().unwrap()[..] else { panic!("{report:#}") };
     assert_eq!((&postgres["case"], &postgres["detail"]["executions"]), (&"postgres, 2 agents".into(), &600.into()));
     assert_eq!((&sqlite["case"], &sqlite["detail"]["executions"]), (&"sqlite, 1 agent".into(), &60.into()));
+    assert_eq!(secured["case"], "postgres, 1 agent, mTLS");
+    let of_without = figure(secured, "executions_per_second") / figure(secured, "executions_per_second_without");
+    assert!((figure(secured, "of_without") / of_without - 1.0).abs() < 1e-9, "{secured:#}");
     let rate = figure(postgres, "executions_per_second");
     assert!(rate > 0.0 && figure(sqlite, "executions_per_second") > 0.0);
     let ratio = rate / figure(postgres, "raw_claim_complete_per_second");

@@ -14,9 +14,9 @@ use crate::wait::{SOON, until};
 use crate::world::{Server, World};
 
 /// Told apart by nothing but themselves, with what encoders escape.
-const CANARY: &str = "kX9-canary \"7&Q\"/zP+w";
+pub(crate) const CANARY: &str = "kX9-canary \"7&Q\"/zP+w";
 const SENSITIVE: &str = "sensitive-canary-8Jm2";
-const KEY: &str = "first:MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1ub3BxcnN0dXY=";
+pub(crate) const KEY: &str = "first:MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1ub3BxcnN0dXY=";
 
 on_each_engine!(a_canary_reaches_its_job_and_nothing_else, what_is_missing_fails_the_attempt_in_so_many_words);
 
@@ -39,7 +39,7 @@ fn forms(value: &str) -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-fn assert_without(what: &str, bytes: &[u8]) {
+pub(crate) fn assert_without(what: &str, bytes: &[u8]) {
     for form in [CANARY, SENSITIVE].into_iter().flat_map(forms) {
         let found = bytes.windows(form.len()).any(|part| part == form);
         assert!(!found, "{:?} is in {what}", String::from_utf8_lossy(&form));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use reqwest::Method;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -13,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::engine::Engine;
 use crate::rest::{Rest, id};
+use crate::secrets::{CANARY, KEY, assert_without};
 use crate::target::Target;
 use crate::wait::{SOON, until};
 use crate::world::World;
@@ -66,6 +68,11 @@ impl Collector {
         address
     }
 
+    /// All that it was sent, as it came.
+    fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap().iter().flat_map(Message::encode_to_vec).collect()
+    }
+
     /// The span of this name in the caller's trace.
     fn span(&self, name: &str) -> Option<Span> {
         let spans = self.0.lock().unwrap();
@@ -92,4 +99,34 @@ async fn a_collector_has_the_whole_trace() {
     assert_eq!(hex(&call.parent_span_id), CALLER, "the call is not below its caller");
     assert_eq!(hex(&lease.parent_span_id), hex(&call.span_id), "the lease is not below the call");
     assert_eq!(traceparent.split('-').nth(2), Some(hex(&lease.span_id).as_str()), "the target is not below the lease");
+}
+
+#[tokio::test]
+async fn a_canary_is_in_no_trace() {
+    let world = World::new(Engine::Sqlite).await;
+    let collector = Collector::default();
+    let endpoint = format!("http://{}", collector.start().await);
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("ORRERY_ENCRYPTION_KEY", KEY),
+    ];
+    let server = world.server(&environment).await;
+    let _agent = world.agent("a", &[&server], &[]).await;
+    let rest = server.rest();
+    rest.put("/secrets/CANARY", serde_json::json!({"value": CANARY})).await.ok();
+    // Told to the target, said back by it, and the reason of the failure.
+    let echo = Target::answering(|_, arrival| arrival.body.clone()).await;
+    let config = serde_json::json!({
+        "url": echo.url("/"), "method": "POST", "headers": {"X-Token": "${secret:CANARY}"},
+        "body": "${secret:CANARY}", "expectedStatusCode": 201,
+    });
+    let job = rest.create_manual("traced", "http", config).await;
+    let header = format!("00-{TRACE}-{CALLER}-01");
+    let path = format!("/jobs/{job}/trigger");
+    let made = rest.send(Method::POST, &path, &[("traceparent", &header)], Some("{}".into())).await.ok();
+    let run = rest.finished(&id(&made)).await;
+    assert_eq!(run["status"], "failed", "{run:#}");
+    until("the spans arrive", SOON, async || collector.span("call").zip(collector.span("lease"))).await;
+    assert_without("a trace", &collector.bytes());
 }
