@@ -152,7 +152,6 @@ fn client_by(grpc: &str, key: &str, tls: ClientTls) -> Result<Client> {
         api_key: Some(key.to_owned()),
         timeout: Duration::from_secs(120),
         tls,
-        ..ClientOptions::default()
     };
     Ok(Client::connect(&options)?)
 }

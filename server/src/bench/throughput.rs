@@ -41,7 +41,7 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
             cases.push(case(bed, engine, agents).await?);
         }
         if engine == Engine::Postgres {
-            cases.push(secured(bed).await?);
+            cases.push(Box::pin(secured(bed)).await?);
         }
     }
     Ok(cases)

@@ -91,7 +91,7 @@ impl Workers {
             match &deployment.authority {
                 None => drop(command.env("ORRERY_TOKEN", key)),
                 Some(authority) => {
-                    for (name, file) in authority.enrol(&deployment.grpc, key, &name).await? {
+                    for (name, file) in Box::pin(authority.enrol(&deployment.grpc, key, &name)).await? {
                         command.arg(name).arg(file);
                     }
                 }
