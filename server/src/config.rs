@@ -11,6 +11,10 @@ use crate::limiter::Rates;
 use crate::redis::{AddressError, Redis};
 use crate::secret::{EncryptionError, KeySource};
 use crate::telemetry::Metrics;
+use crate::tenant::Quotas;
+
+/// Executions of a tenant in an hour, as it is documented.
+const MAX_EXECUTIONS_PER_HOUR: i64 = 10_000;
 
 /// Settings of a coordinator, whatever the way it is started.
 #[derive(Clone, Debug, Args)]
@@ -18,6 +22,13 @@ pub struct Limits {
     /// Jobs that a tenant may have.
     #[arg(long, env = "MAX_JOBS_PER_TENANT", default_value_t = 1000)]
     pub max_jobs_per_tenant: i64,
+    /// Executions that a tenant may begin in an hour of the clock, where it has no quota of its own; 0 is no limit [default: 10000; none in
+    /// `orrery dev`]
+    #[arg(long, env = "MAX_EXECUTIONS_PER_HOUR", value_parser = clap::value_parser!(i64).range(0..))]
+    pub max_executions_per_hour: Option<i64>,
+    /// Whether jobs of tenants that do not say so themselves may hand texts to a shell [default: false; true in `orrery dev`]
+    #[arg(long, env = "ORRERY_ALLOW_SHELL", num_args = 0..=1, default_missing_value = "true")]
+    pub allow_shell: Option<bool>,
     /// Time-out of an attempt where neither its job nor the job's config names one, in milliseconds.
     #[arg(long, env = "SCHEDULER_JOB_TIMEOUT_MS", default_value_t = 300_000)]
     pub scheduler_job_timeout_ms: u64,
@@ -274,6 +285,25 @@ impl std::fmt::Debug for Sharing {
 }
 
 impl Limits {
+    /// What tenants may have that say nothing else; 0 is no limit.
+    pub fn quotas(&self) -> Quotas {
+        Quotas {
+            max_jobs: Some(self.max_jobs_per_tenant),
+            max_executions_per_hour: Some(self.max_executions_per_hour.unwrap_or(MAX_EXECUTIONS_PER_HOUR)),
+            max_concurrent: Some(i32::try_from(self.tenant_max_concurrent).unwrap_or(i32::MAX)),
+            max_log_bytes: Some(self.max_log_bytes),
+            max_result_bytes: Some(0),
+        }
+    }
+
+    /// The same without the quotas and bounds of tenants that were not set: for one's own host.
+    #[must_use]
+    pub fn unlimited(mut self) -> Self {
+        self.max_executions_per_hour.get_or_insert(0);
+        self.allow_shell.get_or_insert(true);
+        self
+    }
+
     /// How long an agent's session lives after a heartbeat.
     pub fn session_ttl(&self) -> Duration {
         Duration::from_millis(self.session_ttl_ms.max(1000))

@@ -100,6 +100,29 @@ impl Error {
         Self::new(Kind::Exists, "USER_NAME_TAKEN", message)
     }
 
+    /// There is no such tenant (that the caller may see).
+    pub fn tenant_not_found(id: impl std::fmt::Display) -> Self {
+        Self::new(Kind::NotFound, "TENANT_NOT_FOUND", format!("there is no tenant {id}"))
+    }
+
+    /// Another tenant has this name.
+    pub fn tenant_name_taken(name: &str) -> Self {
+        let message = format!("name: another tenant is called {name}; choose another name");
+        Self::new(Kind::Exists, "TENANT_NAME_TAKEN", message)
+    }
+
+    /// The tenant is there already.
+    pub fn tenant_exists(id: impl std::fmt::Display) -> Self {
+        Self::new(Kind::Exists, "TENANT_EXISTS", format!("id: there is a tenant {id} already; update it"))
+    }
+
+    /// The tenant is suspended: nothing new of it is done.
+    pub fn tenant_suspended(reason: &str) -> Self {
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let message = format!("the tenant is suspended{why}; whoever administers the deployment may resume it");
+        Self::new(Kind::Denied, "TENANT_SUSPENDED", message)
+    }
+
     /// A dead letter that has been released is not discarded.
     pub fn dead_letter_released(execution: impl std::fmt::Display, run: impl std::fmt::Display) -> Self {
         let message = format!("the dead letter of execution {execution} was released as execution {run}");

@@ -123,6 +123,8 @@ pub struct Job {
     pub last_execution_at: Option<DateTime<Utc>>,
     /// Since when it has been paused or stopped.
     pub halted_at: Option<DateTime<Utc>>,
+    /// Read only: since when its tenant is suspended.
+    pub tenant_suspended_at: Option<DateTime<Utc>>,
     pub created_by: Uuid,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,

@@ -29,4 +29,5 @@ pub mod secret;
 pub mod sibling;
 pub mod store;
 pub mod telemetry;
+pub mod tenant;
 pub mod tls;

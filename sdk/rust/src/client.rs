@@ -15,6 +15,7 @@ use orrery_proto::v1::job_service_client::JobServiceClient;
 use orrery_proto::v1::key_service_client::KeyServiceClient;
 use orrery_proto::v1::scheduler_service_client::SchedulerServiceClient;
 use orrery_proto::v1::secret_service_client::SecretServiceClient;
+use orrery_proto::v1::tenant_service_client::TenantServiceClient;
 use orrery_proto::v1::user_service_client::UserServiceClient;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -61,6 +62,7 @@ pub struct Client {
     auth: AuthServiceClient<Authorized>,
     keys: KeyServiceClient<Authorized>,
     users: UserServiceClient<Authorized>,
+    tenants: TenantServiceClient<Authorized>,
     secrets: SecretServiceClient<Authorized>,
     timeout: Duration,
 }
@@ -115,7 +117,8 @@ impl Client {
             agents: AgentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             auth: AuthServiceClient::new(authorized.clone()),
             keys: KeyServiceClient::new(authorized.clone()),
-            users: UserServiceClient::new(authorized),
+            users: UserServiceClient::new(authorized.clone()),
+            tenants: TenantServiceClient::new(authorized).max_decoding_message_size(MAX_ANSWER),
             timeout,
         })
     }

@@ -153,6 +153,7 @@ fn fresh(spec: JobSpec, cursor: Option<DateTime<Utc>>, principal: &Principal, no
         execution_count: 0,
         last_execution_at: None,
         halted_at: None,
+        tenant_suspended_at: None,
         created_by: principal.subject,
         created_at: now,
         updated_at: now,

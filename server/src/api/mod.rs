@@ -19,6 +19,7 @@ mod request;
 mod scheduler;
 mod secrets;
 mod sign_in;
+mod tenants;
 mod timing;
 mod trigger_queue;
 mod triggers;
@@ -37,6 +38,7 @@ use orrery_proto::v1::job_service_server::JobServiceServer;
 use orrery_proto::v1::key_service_server::KeyServiceServer;
 use orrery_proto::v1::scheduler_service_server::SchedulerServiceServer;
 use orrery_proto::v1::secret_service_server::SecretServiceServer;
+use orrery_proto::v1::tenant_service_server::TenantServiceServer;
 use orrery_proto::v1::user_service_server::UserServiceServer;
 use tonic::service::Routes;
 use uuid::Uuid;
@@ -108,6 +110,7 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
         .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(KeyServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(TenantServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(DeadLetterServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(EnrolmentServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(ExecutionServiceServer::new(api.clone()).max_decoding_message_size(most))

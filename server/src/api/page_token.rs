@@ -26,6 +26,7 @@ pub(crate) enum Listing {
     Users = 9,
     Agents = 30,
     Secrets = 20,
+    Tenants = 40,
 }
 
 /// A listing with the filters it was asked with.

@@ -105,6 +105,15 @@ pub const CALLS: &[(&str, &[(&str, Needs)])] = &[
         ("DeleteSecret", Permission("secrets:write")),
         ("RotateSecrets", Permission("secrets:write")),
     ]),
+    ("TenantService", &[
+        ("CreateTenant", Permission("tenants:admin")),
+        ("ListTenants", Permission("tenants:read")),
+        ("GetTenant", Permission("tenants:read")),
+        ("GetTenantUsage", Permission("tenants:read")),
+        ("UpdateTenant", Permission("tenants:admin")),
+        ("SuspendTenant", Permission("tenants:admin")),
+        ("ResumeTenant", Permission("tenants:admin")),
+    ]),
     ("UserService", &[
         ("CreateUser", Permission("users:write")),
         ("ListUsers", Permission("users:read")),

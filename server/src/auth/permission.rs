@@ -22,6 +22,8 @@ pub const PERMISSIONS: &[&str] = &[
     "secrets:read",
     "secrets:write",
     "shell:run",
+    "tenants:admin",
+    "tenants:read",
     "users:read",
     "users:write",
     "workers:drain",

@@ -40,7 +40,7 @@ pub const BUILT_IN: [BuiltIn; 5] = [
         name: "auditor",
         description: "Sees everything that can be read, who may do what and the audit log included. Changes nothing.",
         extends: Some("viewer"),
-        own: &["audit:read", "keys:read", "secrets:read", "users:read"],
+        own: &["audit:read", "keys:read", "secrets:read", "tenants:read", "users:read"],
     },
     BuiltIn { name: ADMIN, description: "Does everything in its tenant.", extends: None, own: &["*"] },
 ];

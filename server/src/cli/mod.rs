@@ -23,6 +23,7 @@ mod queue;
 mod secret;
 mod session;
 mod status;
+mod tenant;
 mod user;
 mod wait;
 
@@ -44,6 +45,7 @@ use self::output::Output;
 use self::queue::QueueCommand;
 use self::secret::SecretCommand;
 use self::session::LoginArgs;
+use self::tenant::TenantCommand;
 use self::user::UserCommand;
 use crate::run::admin::AdminCommand;
 use crate::run::dev::DevArgs;
@@ -134,6 +136,9 @@ pub enum Command {
     /// Make the first administrator; talks to the database.
     #[command(subcommand)]
     Admin(Box<AdminCommand>),
+    /// Who shares the deployment: quotas, weights, what bounds each, and suspension.
+    #[command(subcommand, visible_alias = "tenants")]
+    Tenant(Box<TenantCommand>),
     /// People who sign in with a password.
     #[command(subcommand, visible_alias = "users")]
     User(Box<UserCommand>),
@@ -283,6 +288,7 @@ async fn serve(command: Command, global: &Global, context: &Context) -> Result<(
         Command::Secret(command) => command.run(context).await,
         Command::Status => status::run(context).await,
         Command::User(command) => command.run(context).await,
+        Command::Tenant(command) => command.run(context).await,
         Command::Whoami => session::whoami(context).await,
         Command::Key(command) => key::run(*command, context).await,
         Command::Agent(agent) => match agent.command {

@@ -55,6 +55,7 @@ fn job(change: impl FnOnce(&mut JobSpec)) -> Job {
         execution_count: 0,
         last_execution_at: None,
         halted_at: None,
+        tenant_suspended_at: None,
         created_by: Uuid::nil(),
         created_at: now() - Duration::days(1),
         updated_at: now(),

@@ -25,6 +25,7 @@ use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_KeyService::KeyServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SchedulerService::SchedulerServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SecretService::SecretServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_TenantService::TenantServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_UserService::UserServiceRestBridge;
 use rest_over_grpc::serving::RestService;
 use rest_over_grpc::transcoding::Transcode;
@@ -53,7 +54,8 @@ pub fn router(api: Api, auth: AuthLayer, face: &Face) -> Router {
         SecretServiceRestBridge::externally_authenticated(api.clone()),
         AuthServiceRestBridge::externally_authenticated(api.clone()),
         KeyServiceRestBridge::externally_authenticated(api.clone()),
-        UserServiceRestBridge::externally_authenticated(api),
+        UserServiceRestBridge::externally_authenticated(api.clone()),
+        TenantServiceRestBridge::externally_authenticated(api),
     );
     let service = RestService::new(std::sync::Arc::new(transcoder)).with_max_body_bytes(most);
     let routes = Router::new()

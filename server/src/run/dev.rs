@@ -76,7 +76,7 @@ pub async fn run(args: DevArgs) -> Result<(), RunError> {
     let (agents, coordinators) = (CancellationToken::new(), CancellationToken::new());
     let coordinator = Coordinator {
         store: store.clone(),
-        limits: args.limits.clone(),
+        limits: args.limits.clone().unlimited(),
         sharing: args.sharing.clone().unlimited(),
         edge: args.edge.clone(),
         redis,

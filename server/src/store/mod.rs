@@ -28,6 +28,7 @@ pub use types::*;
 use crate::admission::{Gate, Room};
 use crate::execution::{Event, Execution, Rejected};
 use crate::job::Job;
+use crate::tenant::Tenant;
 
 /// What every engine does. A call is one transaction: all of it happened, or none.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -48,6 +49,7 @@ pub trait Store:
     + Logs
     + Reads
     + Keys
+    + Tenants
     + Users
     + Secrets
     + Upkeep
@@ -180,9 +182,6 @@ pub trait Gates: Send + Sync {
 
     /// Limits a queue of a tenant; 0 takes the limit away.
     async fn set_queue_limit(&self, tenant: Uuid, queue: &str, limit: i32, by: Uuid) -> Result<()>;
-
-    /// Limits a tenant, whatever the deployment's default; 0 is no limit, `None` the default again.
-    async fn set_tenant_limit(&self, tenant: Uuid, limit: Option<i32>, by: Uuid) -> Result<()>;
 }
 
 /// Executions that were given up because their agents were lost. They are written by the transaction that ends the execution.
@@ -350,6 +349,32 @@ pub trait Keys: Send + Sync {
     async fn keys_used(&self, uses: &[(Uuid, Duration)]) -> Result<()>;
 }
 
+/// Tenants. Whatever changes one goes through [`Tenants::change_tenant`].
+#[async_trait]
+pub trait Tenants: Send + Sync {
+    /// Makes a tenant as it is given, at version 1.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] (TENANT_EXISTS, TENANT_NAME_TAKEN).
+    async fn create_tenant(&self, tenant: &Tenant) -> Result<Tenant>;
+
+    /// One tenant; `None` where it has no row.
+    async fn tenant(&self, id: Uuid) -> Result<Option<Tenant>>;
+
+    /// Tenants, newest first by id.
+    async fn tenants(&self, page: &Page) -> Result<Vec<Tenant>>;
+
+    /// Reads a tenant under a lock, lets `change` decide, and writes what it says at the next version. Where that suspends the tenant, or ends
+    /// its suspension, its jobs are told in the same transaction, also those that are being made.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Refused`] with what `change` refused, and (TENANT_NAME_TAKEN).
+    async fn change_tenant(&self, id: Uuid, change: &ChangeTenant<'_>) -> Result<Tenant>;
+
+    /// The executions that are counted for a tenant in this hour.
+    async fn hour_of(&self, tenant: Uuid) -> Result<i64>;
+}
+
 /// People who sign in with a password, and their sessions.
 #[async_trait]
 pub trait Users: Send + Sync {
@@ -491,6 +516,10 @@ pub trait Sharing: Send + Sync {
 /// Decides over a change of a job: sees it as it stands and the database's clock.
 pub type ChangeJob<'a> =
     dyn Fn(&Job, DateTime<Utc>) -> std::result::Result<JobChange, crate::error::Error> + Send + Sync + 'a;
+
+/// Decides over a change of a tenant: sees it as it stands and the database's clock. The store sets `version` and `updated_at`.
+pub type ChangeTenant<'a> =
+    dyn Fn(&Tenant, DateTime<Utc>) -> std::result::Result<Tenant, crate::error::Error> + Send + Sync + 'a;
 
 /// Decides which fires of a job to make.
 pub type DecidePlan<'a> = dyn Fn(&PlanCandidate) -> JobPlan + Send + Sync + 'a;

@@ -23,5 +23,6 @@ mod secrets;
 mod security;
 mod sign_in;
 mod streams;
+mod tenants;
 mod together;
 mod world;

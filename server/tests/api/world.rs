@@ -85,6 +85,8 @@ pub(crate) fn limits() -> Limits {
     Limits {
         scheduler_job_timeout_ms: 300_000,
         max_jobs_per_tenant: 1000,
+        max_executions_per_hour: Some(0),
+        allow_shell: Some(true),
         job_execution_timeout_ms: 600_000,
         max_concurrent_jobs: 1000,
         arm_ahead_ms: 1500,

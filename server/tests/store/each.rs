@@ -248,9 +248,9 @@ pub async fn what_is_limited_is_left_to_a_claim(store: DynStore) {
     store.set_queue_limit(TENANT, "mail", 5, USER).await.unwrap();
     assert!(waits(&given(&store, &mail, &to(&agent)).await.0));
     store.set_queue_limit(TENANT, "mail", 0, USER).await.unwrap();
-    store.set_tenant_limit(TENANT, Some(5), USER).await.unwrap();
+    limit_tenant(&store, TENANT, Some(5)).await;
     assert!(waits(&given(&store, &free, &to(&agent)).await.0));
-    store.set_tenant_limit(TENANT, Some(0), USER).await.unwrap();
+    limit_tenant(&store, TENANT, Some(0)).await;
     let is_given = |made: Made| made.grant.is_some() || store.engine() == "sqlite";
     assert!(is_given(given(&store, &mail, &to(&agent)).await.0));
     assert!(is_given(given(&store, &free, &to(&agent)).await.0));

@@ -70,7 +70,11 @@ async fn rows_of(connection: &mut PgConnection, table: &str) -> BTreeMap<Uuid, i
     let has_tenant =
         "select exists (select 1 from pg_attribute where attrelid = $1::regclass and attname = 'tenant_id')";
     let has_tenant: bool = sqlx::query_scalar(has_tenant).bind(table).fetch_one(&mut *connection).await.unwrap();
-    let tenant = if has_tenant { "tenant_id" } else { "null::uuid" };
+    let tenant = match table {
+        "tenants" => "id",
+        _ if has_tenant => "tenant_id",
+        _ => "null::uuid",
+    };
     let count = format!("select {tenant} as tenant, count(*) as rows from {table} group by 1");
     let found = sqlx::query(AssertSqlSafe(count)).fetch_all(connection).await.unwrap();
     let tenant = |row: &sqlx::postgres::PgRow| row.get::<Option<Uuid>, _>("tenant").unwrap_or_default();
@@ -103,7 +107,7 @@ async fn fill(store: &DynStore) {
         triggers(store, job, 1).await;
         store.open_session(&NewSession { tenant_id: Some(tenant), ..agent("agent") }, MINUTE).await.unwrap();
         store.set_queue_limit(tenant, "default", 5, USER).await.unwrap();
-        store.set_tenant_limit(tenant, Some(5), USER).await.unwrap();
+        limit_tenant(store, tenant, Some(5)).await;
         let omission = omission("PAUSED", job.created_at);
         let change = |job: &Job, _: DateTime<Utc>| {
             Ok(JobChange { job: job.clone(), unplan: false, cancel: None, omission: Some(omission.clone()) })
@@ -220,8 +224,11 @@ async fn straight_sql_sees_its_tenant_and_no_other() {
     // Bound to one tenant, nothing of the other can be changed, taken, made or given away.
     become_role(&mut raw, API, Some(TENANT)).await;
     for (table, _) in all.iter().filter(|(_, rows)| filled(rows)) {
-        if table == "execution_logs" {
+        if ["execution_logs", "tenants"].contains(&table.as_str()) {
             assert_eq!(refused(&mut raw, &format!("delete from {table}")).await, "42501");
+            let change =
+                if table == "tenants" { "update tenants set weight = 9" } else { "update execution_logs set at = at" };
+            assert_eq!(refused(&mut raw, change).await, "42501");
             continue;
         }
         let theirs = format!("where tenant_id = '{OTHER_TENANT}'");
@@ -390,8 +397,8 @@ async fn a_connection_carries_no_tenant_over() {
         assert!(one.job(other, jobs[&tenant]).await.unwrap().is_none());
         assert_eq!(one.job(other, jobs[&other]).await.unwrap().map(|job| job.tenant_id), Some(other));
         let limit = 10 + i32::try_from(turn).unwrap();
-        one.set_tenant_limit(other, Some(limit), USER).await.unwrap();
-        let stored: i32 = sqlx::query_scalar("select max_concurrent from tenant_limits where tenant_id = $1")
+        one.set_queue_limit(other, "default", limit, USER).await.unwrap();
+        let stored: i32 = sqlx::query_scalar("select max_concurrent from queue_limits where tenant_id = $1")
             .bind(other)
             .fetch_one(&mut looking)
             .await

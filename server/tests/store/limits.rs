@@ -383,13 +383,13 @@ pub async fn a_tenant_may_have_its_own_limit(store: DynStore) {
     let shared = store.open_session(&NewSession { tenant_id: None, ..agent.agent.clone() }, MINUTE).await.unwrap();
     let count = async |lanes: &[i64], limit| claim_within(&store, &shared, lanes, 100, limit).await.grants.len();
     assert_eq!(count(&of(&waiting[0]), 3).await, 3);
-    store.set_tenant_limit(TENANT, Some(5), USER).await.unwrap();
+    limit_tenant(&store, TENANT, Some(5)).await;
     assert_eq!(count(&of(&waiting[0]), 3).await, 2, "its own goes before the default");
     assert_eq!(count(&of(&others[0]), 4).await, 4, "others have the default");
     assert_eq!(count(&of(&others[0]), 4).await, 0);
-    store.set_tenant_limit(TENANT, Some(0), USER).await.unwrap();
+    limit_tenant(&store, TENANT, Some(0)).await;
     assert_eq!(count(&of(&waiting[0]), 3).await, 15, "none at all");
-    store.set_tenant_limit(TENANT, None, USER).await.unwrap();
+    limit_tenant(&store, TENANT, None).await;
     triggers(&store, &mine, 1).await;
     assert_eq!(count(&of(&waiting[0]), 3).await, 0);
 }

@@ -39,6 +39,7 @@ mod sessions;
 mod sharing;
 mod sqlite_only;
 mod support;
+mod tenants;
 mod texts;
 mod totals;
 mod trigger;
@@ -281,6 +282,13 @@ macro_rules! suite {
                 a_refresh_token_is_good_once
                 of_two_that_come_at_once_one_is_the_thief
                 sessions_end_with_what_they_were_begun_with;
+            tenants:
+                a_tenant_reads_back_and_changes
+                names_of_tenants_are_unique
+                a_change_of_a_tenant_may_be_refused
+                changes_of_a_tenant_do_not_overwrite_each_other
+                tenants_page
+                jobs_are_told_of_a_suspension;
             secrets:
                 versions_are_kept_and_found
                 a_deleted_secret_is_gone_and_its_versions_never_come_again

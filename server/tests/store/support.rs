@@ -73,6 +73,7 @@ pub fn job_of(tenant: Uuid, spec: JobSpec) -> Job {
         execution_count: 0,
         last_execution_at: None,
         halted_at: None,
+        tenant_suspended_at: None,
         created_by: USER,
         created_at: long_ago,
         updated_at: long_ago,
@@ -299,4 +300,9 @@ pub async fn delete(store: &DynStore, job: &Job) -> Changed {
         Ok(JobChange { job, unplan: true, cancel: Some("deleted".to_owned()), omission: None })
     };
     store.change_job(job.tenant_id, job.id, &change).await.unwrap()
+}
+
+/// Limits what of a tenant may run at once: 0 is no limit, `None` the deployment's default.
+pub async fn limit_tenant(store: &DynStore, tenant: Uuid, limit: Option<i32>) {
+    crate::tenants::changed(store, tenant, |tenant| tenant.quotas.max_concurrent = limit).await;
 }

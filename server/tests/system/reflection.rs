@@ -52,6 +52,7 @@ async fn a_generic_client_calls_everything() {
     dead_letters(&mut caller, &run).await;
     identity(&mut caller).await;
     secrets(&mut caller).await;
+    tenants(&mut caller).await;
     scheduler(&mut caller, rest.workers().await[0]["id"].as_str().unwrap()).await;
     caller.ok("StopJob", &this).await;
     caller.refused("TriggerJob", &this, "JOB_INACTIVE").await;
@@ -148,4 +149,21 @@ async fn secrets(caller: &mut Caller) {
     caller.ok("RotateSecrets", "data_keys: true").await;
     caller.ok("DeleteSecret", r#"name: "DB_PASSWORD""#).await;
     caller.refused("DeleteSecret", r#"name: "DB_PASSWORD""#, "SECRET_NOT_FOUND").await;
+}
+
+async fn tenants(caller: &mut Caller) {
+    let tenant = caller.id("CreateTenant", r#"name: "acme" weight: 2 quotas { max_jobs: 5 }"#).await;
+    let this = format!(r#"id: "{tenant}""#);
+    caller.refused("CreateTenant", r#"name: "acme""#, "TENANT_NAME_TAKEN").await;
+    caller.ok("ListTenants", "page_size: 1").await;
+    for method in ["GetTenant", "GetTenantUsage", "ResumeTenant"] {
+        caller.ok(method, &this).await;
+    }
+    caller
+        .ok("UpdateTenant", &format!(r#"{this} name: "acme" settings {{ min_sandbox: SANDBOX_LEVEL_PROCESS }}"#))
+        .await;
+    caller.ok("SuspendTenant", &format!(r#"{this} reason: "unpaid""#)).await;
+    let default = r#"id: "00000000-0000-0000-0000-000000000001""#;
+    caller.refused("SuspendTenant", default, "DEFAULT_TENANT").await;
+    caller.refused("GetTenant", r#"id: "00000000-0000-7000-8000-000000000000""#, "TENANT_NOT_FOUND").await;
 }

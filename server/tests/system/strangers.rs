@@ -30,6 +30,7 @@ const BESIDE: &[(&str, &str, &str)] = &[
         r#"{"name": "x", "manual": true, "jobType": "command", "config": {"command": "true"}}"#,
     ),
     ("UpdateUser", r#"display_name: "x" roles: "viewer""#, r#"{"displayName": "x", "roles": ["viewer"]}"#),
+    ("UpdateTenant", r#"name: "x""#, r#"{"name": "x"}"#),
     ("ResetPassword", r#"password: "correct horse staple""#, r#"{"password": "correct horse staple"}"#),
 ];
 
@@ -55,6 +56,7 @@ const APART: &[&str] = &[
     "CreateJoinToken",
     "Enroll",
     "RevokeAgent",
+    "CreateTenant",
 ];
 
 /// What the first tenant has.
@@ -77,6 +79,7 @@ impl Things {
             ("DeadLetterService", "execution_id") => &self.dead,
             ("KeyService", "id") => &self.key,
             ("UserService", "id") => &self.user,
+            ("TenantService", "id") => FIRST,
             ("SchedulerService", "id") if method.name() == "DrainWorker" => &self.worker,
             _ => panic!("{}: say in this test which id of another tenant {field} is to be", method.full_name()),
         }
@@ -162,6 +165,7 @@ async fn state(rest: &Rest, things: &Things) -> Vec<serde_json::Value> {
     state.push(rest.get("/queues").await.ok());
     let worker = rest.workers().await.into_iter().find(|worker| worker["id"] == things.worker.as_str()).unwrap();
     state.push(worker["state"].clone());
+    state.push(rest.get(&format!("/tenants/{FIRST}")).await.ok());
     state.push(json!(rest.executions(&things.job).await.len()));
     state
 }

@@ -199,3 +199,20 @@ unary! { secrets:
     /// Encrypts secrets under the newest key.
     rotate_secrets(RotateSecretsRequest) -> RotateSecretsResponse;
 }
+
+unary! { tenants:
+    /// Makes a tenant.
+    create_tenant(CreateTenantRequest) -> Tenant;
+    /// A page of tenants, newest first.
+    list_tenants(ListTenantsRequest) -> ListTenantsResponse;
+    /// Reads one tenant.
+    get_tenant(GetTenantRequest) -> Tenant;
+    /// What a tenant has and uses, beside what it may.
+    get_tenant_usage(GetTenantUsageRequest) -> TenantUsage;
+    /// Replaces a tenant's name, description, quotas, weight and settings.
+    update_tenant(UpdateTenantRequest) -> Tenant;
+    /// Refuses a tenant's callers, and lets nothing new of it run.
+    suspend_tenant(SuspendTenantRequest) -> Tenant;
+    /// Lets a tenant go on.
+    resume_tenant(ResumeTenantRequest) -> Tenant;
+}

@@ -32,6 +32,7 @@ fn job() -> Job {
         execution_count: 0,
         last_execution_at: None,
         halted_at: None,
+        tenant_suspended_at: None,
         created_by: Uuid::nil(),
         created_at: now(),
         updated_at: now(),

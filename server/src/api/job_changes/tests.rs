@@ -34,6 +34,7 @@ fn job(change: impl FnOnce(&mut CreateJobRequest)) -> Job {
         execution_count: 0,
         last_execution_at: None,
         halted_at: None,
+        tenant_suspended_at: None,
         created_by: Uuid::nil(),
         created_at: now() - TimeDelta::days(1),
         updated_at: now() - TimeDelta::days(1),

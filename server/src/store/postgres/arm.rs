@@ -135,7 +135,7 @@ async fn lock_planned(tx: &mut PgConnection, arm: &Arm<'_>) -> Result<(Vec<Plann
            clock_timestamp() as now
          from live_executions e join scheduled_jobs j on j.id = e.job_id
          left join queue_limits q on q.tenant_id = e.tenant_id and q.name = e.queue
-         left join tenant_limits t on t.tenant_id = e.tenant_id
+         left join tenants t on t.id = e.tenant_id
          where e.state = 0 and e.attempt = 0 and e.trigger_type = 1 and e.lane_id = any($1)
            and e.run_at > statement_timestamp() + $2 * interval '1 microsecond'
            and e.run_at <= statement_timestamp() + $3 * interval '1 microsecond'

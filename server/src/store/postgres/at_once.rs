@@ -238,7 +238,7 @@ with job as materialized (
     from (
         select u.id, j.tenant_id, j.id as job_id, j.lane_id, j.priority, j.queue, j.key_limit, j.version, u.trigger_type,
             u.triggered_by, u.retry_of, u.traceparent, u.parameters, u.concurrency_key, u.worker_name, u.timeout,
-            case when (select t.max_concurrent from tenant_limits t where t.tenant_id = j.tenant_id) > 0
+            case when (select t.max_concurrent from tenants t where t.id = j.tenant_id) > 0
                 or (select q.max_concurrent from queue_limits q where q.tenant_id = j.tenant_id and q.name = j.queue) > 0
                 then null else s.id end as session_id
         from unnest($9::uuid[], $10::integer[], $11::smallint[], $12::uuid[], $13::uuid[], $14::text[], $15::text[], $16::text[],

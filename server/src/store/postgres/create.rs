@@ -10,6 +10,7 @@ use super::commit::commit;
 use super::idempotency::reserve;
 use super::rows::job_columns;
 use super::{PgStore, rows, violated};
+use crate::error::Error;
 use crate::job::{Job, JobSpec, ScheduleKind};
 use crate::store::{Idempotency, NewJob, Result, StoreError, text};
 
@@ -71,10 +72,17 @@ impl PgStore {
     async fn lock_tenants(&self, tx: &mut PgConnection, jobs: &[NewJob]) -> Result<()> {
         let tenants: BTreeSet<Uuid> = jobs.iter().map(|new| new.job.tenant_id).collect();
         for tenant in tenants {
-            let (high, low) = tenant.as_u64_pair();
-            let key = self.inner.scope ^ (high ^ low.rotate_left(17)).cast_signed();
-            sqlx::query("select pg_advisory_xact_lock($1)").bind(key).execute(&mut *tx).await?;
+            self.lock_tenant(tx, tenant).await?;
+            refuse_suspended(tx, tenant).await?;
         }
+        Ok(())
+    }
+
+    /// Lets nobody else make jobs of a tenant, or change it, until the transaction ends.
+    pub(super) async fn lock_tenant(&self, tx: &mut PgConnection, tenant: Uuid) -> Result<()> {
+        let (high, low) = tenant.as_u64_pair();
+        let key = self.inner.scope ^ (high ^ low.rotate_left(17)).cast_signed();
+        sqlx::query("select pg_advisory_xact_lock($1)").bind(key).execute(&mut *tx).await?;
         Ok(())
     }
 
@@ -91,6 +99,16 @@ impl PgStore {
 fn begun(job: Job, now: DateTime<Utc>) -> Job {
     let cursor = job.cursor.map(|at| at.trunc_subsecs(6));
     Job { version: 1, cursor, halted_at: job.halted_at.map(|_| now), updated_at: now, next_execution_at: cursor, ..job }
+}
+
+/// Under the lock of the tenant: what is made before its suspension is told of it, and nothing is made after it.
+async fn refuse_suspended(tx: &mut PgConnection, tenant: Uuid) -> Result<()> {
+    let suspended = "select suspend_reason from tenants where id = $1 and suspended_at is not null";
+    let suspended: Option<String> = sqlx::query_scalar(suspended).bind(tenant).fetch_optional(tx).await?;
+    match suspended {
+        Some(reason) => Err(StoreError::Refused(Box::new(Error::tenant_suspended(&reason)))),
+        None => Ok(()),
+    }
 }
 
 async fn check_quota(tx: &mut PgConnection, fresh: &[(usize, Job)], quota: Option<i64>) -> Result<()> {

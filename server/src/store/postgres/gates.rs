@@ -46,26 +46,6 @@ impl Gates for PgStore {
         .await?;
         commit(tx).await
     }
-
-    async fn set_tenant_limit(&self, tenant: Uuid, limit: Option<i32>, by: Uuid) -> Result<()> {
-        let Some(limit) = limit else {
-            let mut tx = self.begin_for(tenant).await?;
-            sqlx::query("delete from tenant_limits where tenant_id = $1").bind(tenant).execute(&mut *tx).await?;
-            return commit(tx).await;
-        };
-        let mut tx = self.begin_for(tenant).await?;
-        sqlx::query(
-            "insert into tenant_limits (tenant_id, max_concurrent, updated_by) values ($1, $2, $3)
-             on conflict (tenant_id) do update set max_concurrent = excluded.max_concurrent, updated_at = clock_timestamp(),
-                updated_by = excluded.updated_by",
-        )
-        .bind(tenant)
-        .bind(limit.max(0))
-        .bind(by)
-        .execute(&mut *tx)
-        .await?;
-        commit(tx).await
-    }
 }
 
 /// Locks the gates of tenants, queues and keys until the transaction ends, in one order whoever does it. With `wait` it waits for those
@@ -133,9 +113,10 @@ async fn limits(connection: &mut PgConnection, gates: &[Gate], tenant_limit: i64
         let limit: Option<i64> = match gate {
             Gate::Key(..) => Some(0),
             Gate::Tenant(tenant) => {
-                let own = "select max_concurrent::bigint from tenant_limits where tenant_id = $1";
-                let own = sqlx::query_scalar(own).bind(tenant).fetch_optional(&mut *connection).await?;
-                Some(own.unwrap_or(tenant_limit)).filter(|limit| *limit > 0)
+                let own = "select max_concurrent::bigint from tenants where id = $1";
+                let own: Option<Option<i64>> =
+                    sqlx::query_scalar(own).bind(tenant).fetch_optional(&mut *connection).await?;
+                Some(own.flatten().unwrap_or(tenant_limit)).filter(|limit| *limit > 0)
             }
             Gate::Queue(tenant, name) => {
                 let own = "select max_concurrent::bigint from queue_limits where tenant_id = $1 and name = $2";

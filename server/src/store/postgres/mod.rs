@@ -44,6 +44,7 @@ mod specs;
 mod stats;
 mod tables;
 mod tallies;
+mod tenants;
 mod trigger;
 mod upkeep;
 mod users;

@@ -28,7 +28,7 @@ macro_rules! open_lanes {
     () => {
         "select l.id from lanes l
          left join queue_limits q on q.tenant_id = l.tenant_id and q.name = l.queue
-         left join tenant_limits t on t.tenant_id = l.tenant_id
+         left join tenants t on t.id = l.tenant_id
          where l.id = any($1)
            and (q.max_concurrent is null or q.max_concurrent > (
                 select count(*) from live_executions r
@@ -216,7 +216,7 @@ pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i
          ) e
          join scheduled_jobs j on j.id = e.job_id
          left join queue_limits q on q.tenant_id = e.tenant_id and q.name = e.queue
-         left join tenant_limits t on t.tenant_id = e.tenant_id"
+         left join tenants t on t.id = e.tenant_id"
     ))
     .bind(picked)
     .bind(tenant_limit)

@@ -41,7 +41,7 @@ macro_rules! done_columns {
 macro_rules! job_columns {
     () => {
         "j.id, j.tenant_id, j.spec, j.status, j.version, j.next_execution_at as cursor, j.execution_count, j.last_execution_at,
-         j.halted_at, j.created_by, j.created_at, j.updated_at, j.deleted_at, coalesce((
+         j.halted_at, j.tenant_suspended_at, j.created_by, j.created_at, j.updated_at, j.deleted_at, coalesce((
             select min(p.run_at) from live_executions p
             where p.job_id = j.id and p.state = 0 and p.attempt = 0 and p.trigger_type = 1
          ), j.next_execution_at) as next_fire"
@@ -214,6 +214,7 @@ pub(super) fn job(row: &PgRow, specs: &Specs) -> Result<Job> {
         execution_count: row.try_get("execution_count")?,
         last_execution_at: row.try_get("last_execution_at")?,
         halted_at: row.try_get("halted_at")?,
+        tenant_suspended_at: row.try_get("tenant_suspended_at")?,
         created_by: row.try_get("created_by")?,
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,

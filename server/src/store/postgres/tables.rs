@@ -66,7 +66,8 @@ const fn seal(name: &'static str) -> Table {
 
 /// Every table but the list of migrations. One that is not there yet, or no more, does no harm.
 const TABLES: &[Table] = &[
-    queue("scheduled_jobs"),
+    // Whoever suspends a tenant says so at its jobs.
+    Table { identity: "select(id,tenant_id) update(tenant_suspended_at)", ..queue("scheduled_jobs") },
     queue("job_versions"),
     queue("lanes"),
     queue("live_executions"),
@@ -75,7 +76,8 @@ const TABLES: &[Table] = &[
     queue("dead_letters"),
     queue("idempotency_keys"),
     queue("queue_limits"),
-    Table { identity: ALL, ..queue("tenant_limits") },
+    // For coordinators of the version before.
+    queue("tenant_limits"),
     queue("tenant_hours"),
     queue("execution_tallies"),
     queue("execution_tally_changes"),
@@ -89,7 +91,7 @@ const TABLES: &[Table] = &[
     engine("scheduler_locks"),
     engine("scheduler_metrics"),
     engine("cache_generation"),
-    Table { rows: Rows::Itself, api: "select update", engine: "select", ..identity("tenants") },
+    Table { rows: Rows::Itself, api: "select", engine: "select", ..identity("tenants") },
     identity("api_keys"),
     identity("users"),
     identity("user_sessions"),

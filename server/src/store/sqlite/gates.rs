@@ -44,23 +44,6 @@ impl Gates for SqliteStore {
         }
         work.commit().await
     }
-
-    async fn set_tenant_limit(&self, tenant: Uuid, limit: Option<i32>, by: Uuid) -> Result<()> {
-        let mut work = self.write().await?;
-        sqlx::query("delete from tenant_limits where tenant_id = ?").bind(tenant).execute(&mut *work.tx).await?;
-        if let Some(limit) = limit {
-            sqlx::query(
-                "insert into tenant_limits (tenant_id, max_concurrent, updated_at, updated_by) values (?, ?, ?, ?)",
-            )
-            .bind(tenant)
-            .bind(limit.max(0))
-            .bind(micros(work.now))
-            .bind(by)
-            .execute(&mut *work.tx)
-            .await?;
-        }
-        work.commit().await
-    }
 }
 
 /// The rooms that a transaction has counted so far.
@@ -147,8 +130,9 @@ async fn running(tx: &mut Transaction<'static, Sqlite>, gate: &Gate) -> Result<i
 async fn limit(tx: &mut Transaction<'static, Sqlite>, gate: &Gate, tenant_limit: i64) -> Result<Option<i64>> {
     let limit: Option<i64> = match gate {
         Gate::Tenant(tenant) => {
-            let own = "select max_concurrent from tenant_limits where tenant_id = ?";
-            Some(sqlx::query_scalar(own).bind(tenant).fetch_optional(&mut **tx).await?.unwrap_or(tenant_limit))
+            let own = "select max_concurrent from tenants where id = ?";
+            let own: Option<Option<i64>> = sqlx::query_scalar(own).bind(tenant).fetch_optional(&mut **tx).await?;
+            Some(own.flatten().unwrap_or(tenant_limit))
         }
         Gate::Queue(tenant, queue) => {
             let own = "select max_concurrent from queue_limits where tenant_id = ? and name = ?";

@@ -30,6 +30,7 @@ impl Jobs for SqliteStore {
                 made.push((earlier, None));
                 continue;
             }
+            super::tenants::refuse_suspended(&mut work.tx, tenant).await?;
             remember(&mut work, tenant, "job", new.idempotency.as_ref(), new.job.id).await?;
             *fresh.entry(tenant).or_default() += 1;
             made.push((new.job.id, Some(new.job)));

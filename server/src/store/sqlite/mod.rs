@@ -20,6 +20,7 @@ mod rows;
 mod secrets;
 mod sessions;
 mod sharing;
+mod tenants;
 mod upkeep;
 mod users;
 

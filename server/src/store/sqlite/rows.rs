@@ -55,7 +55,7 @@ macro_rules! select_jobs {
     ($rest:literal) => {
         concat!(
             "select j.id, j.tenant_id, j.spec, j.status, j.version, j.next_execution_at, j.execution_count, j.last_execution_at, \
-             j.halted_at, j.created_by, j.created_at, j.updated_at, j.deleted_at, j.lane_id, \
+             j.halted_at, j.tenant_suspended_at, j.created_by, j.created_at, j.updated_at, j.deleted_at, j.lane_id, \
              (select min(e.run_at) from live_executions e where e.job_id = j.id and e.state = 'scheduled' \
              and e.trigger_type = 'scheduled' and e.attempt = 0) as planned_at from scheduled_jobs j ",
             $rest
@@ -152,6 +152,7 @@ pub(super) fn job(row: &SqliteRow) -> Result<Job> {
         execution_count: row.try_get("execution_count")?,
         last_execution_at: maybe_instant(row, TABLE, "last_execution_at")?,
         halted_at: maybe_instant(row, TABLE, "halted_at")?,
+        tenant_suspended_at: maybe_instant(row, TABLE, "tenant_suspended_at")?,
         created_by: row.try_get("created_by")?,
         created_at: instant(row, TABLE, "created_at")?,
         updated_at: instant(row, TABLE, "updated_at")?,
