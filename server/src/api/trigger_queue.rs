@@ -166,12 +166,12 @@ impl Maker {
         let reserved =
             self.hand_over.as_ref().map(|hand_over| (&hand_over.dispatch, hand_over.dispatch.reservations()));
         // What waits already goes first: in its lane nothing is given away here.
-        let one = |candidate: &Candidate| {
+        let one = |candidate: &Candidate<'_>| {
             let (dispatch, reserved) = reserved.as_ref()?;
             let lane = candidate.execution.lane_id;
             dispatch.is_drained(lane).then(|| reserved.reserve(lane))?
         };
-        let assign = |candidates: &[Candidate]| candidates.iter().map(one).collect();
+        let assign = |candidates: &[Candidate<'_>]| candidates.iter().map(one).collect();
         let at_once = reserved.as_ref().map(|_| AtOnce {
             assign: &assign,
             tenant_limit: self.limits.tenant_max_concurrent,

@@ -138,7 +138,8 @@ struct Drained {
 
 async fn on_postgres(bed: &Bed, agents: usize, executions: u64) -> Result<Vec<Figure>> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
-    let Drained { mut figures, database, job, lane, ending } = drain(bed, deployment, agents, executions).await?;
+    let Drained { mut figures, database, job, lane, ending } =
+        Box::pin(drain(bed, deployment, agents, executions)).await?;
     figures.extend(raw_limit(bed, database.pool()?, &job, lane, &ending, executions, figures[0].value).await?);
     Ok(figures)
 }
@@ -149,9 +150,10 @@ async fn secured(bed: &Bed) -> Result<Case> {
     let mut runs = Vec::new();
     for run in 1..=bed.settings.runs {
         say(format!("throughput: with TLS and certificates, run {run} of {}", bed.settings.runs));
-        let plain = drain(bed, Deployment::start(bed, Engine::Postgres).await?, 1, executions).await?;
+        let plain = Deployment::start(bed, Engine::Postgres).await?;
+        let plain = Box::pin(drain(bed, plain, 1, executions)).await?;
         let deployment = Deployment::start_secured(bed, Engine::Postgres).await?;
-        let mut figures = drain(bed, deployment, 1, executions).await?.figures;
+        let mut figures = Box::pin(drain(bed, deployment, 1, executions)).await?.figures;
         figures[0].goal = None;
         let (rate, without) = (figures[0].value, plain.figures[0].value);
         figures.push(Figure::new("executions_per_second_without", without, "/s"));

@@ -128,7 +128,7 @@ impl Armer {
             tenant_limit: self.limits.tenant_max_concurrent,
             timeouts: self.limits.timeouts(),
         };
-        let assign = |candidates: &[Candidate]| {
+        let assign = |candidates: &[Candidate<'_>]| {
             // It may be called again, where the transaction is retried.
             reserved.release();
             reserved.reserve_spare(candidates.iter().map(|candidate| candidate.execution.lane_id))

@@ -120,7 +120,7 @@ impl Dispatcher {
         }
         let tenant_limit = self.limits.tenant_max_concurrent;
         let claim = Claim { lanes: &lanes, limit, tenant_limit, timeouts: self.limits.timeouts() };
-        let assign = |candidates: &[Candidate]| {
+        let assign = |candidates: &[Candidate<'_>]| {
             // It may be called again, where the transaction is retried.
             reserved.release();
             reserved.reserve_all(candidates.iter().map(|candidate| candidate.execution.lane_id))

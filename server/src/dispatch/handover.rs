@@ -29,7 +29,10 @@ impl HandOver {
     /// that no lease used go back to their agents.
     pub async fn give(&self, grants: Vec<Grant>, reserved: Reservations) {
         let changed: Vec<Uuid> = grants.iter().map(|grant| grant.execution.id).collect();
-        let (secretive, plain): (Vec<Grant>, Vec<Grant>) = grants.into_iter().partition(secrets::needs_any);
+        let (secretive, plain): (Vec<Grant>, Vec<Grant>) = match grants.iter().any(secrets::needs_any) {
+            true => grants.into_iter().partition(secrets::needs_any),
+            false => (Vec::new(), grants),
+        };
         self.send_all(plain, &Secrets::default(), &reserved).await;
         if !secretive.is_empty() {
             self.send_with_secrets(secretive, &reserved).await;

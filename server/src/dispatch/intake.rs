@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Dispatch;
 use super::answers::Answers;
 use super::registry::Registry;
-use crate::execution::{Event, Execution, Rejected};
+use crate::execution::{Event, Execution, Executions, Rejected};
 use crate::reconcile::{Backoff, Signals};
 use crate::store::{Change, DynStore, StoreError, Wake};
 use crate::telemetry::Metrics;
@@ -80,7 +80,7 @@ struct Batch {
 /// The executions that each transaction under way is about.
 #[derive(Default)]
 struct UnderWay {
-    executions: HashMap<u64, HashSet<Uuid>>,
+    executions: HashMap<u64, Executions>,
     next: u64,
 }
 

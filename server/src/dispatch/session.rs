@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use uuid::Uuid;
 
 use super::pool::Load;
 use super::{Leases, message};
-use crate::execution::Execution;
+use crate::execution::{ByExecution, Execution};
 use crate::store::{NewSession, Session};
 
 /// Frames that may wait for a slow agent. Beyond that it is cut off: it resumes when it can read again, and nobody else waits for it.
@@ -27,7 +26,7 @@ pub struct Attached {
     /// Of its credits, those that are taken for leases on their way to it, and are no longer among `credits`.
     reserved: usize,
     /// What it has been given and has not ended.
-    held: HashMap<Uuid, Hold>,
+    held: ByExecution<Hold>,
     /// What of that its last heartbeat did not name.
     missing: Leases,
     pub draining: bool,
@@ -166,7 +165,7 @@ impl Attached {
     }
 
     /// The leases it holds, by execution.
-    pub(crate) fn held(&self) -> &HashMap<Uuid, Hold> {
+    pub(crate) fn held(&self) -> &ByExecution<Hold> {
         &self.held
     }
 

@@ -6,6 +6,7 @@ mod quarantine;
 mod retry;
 mod state;
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,6 +20,12 @@ use crate::job::Job;
 pub use id::{fire_id, instant_of, manual_id, month_bounds};
 pub use retry::{delay, is_retried};
 pub use state::{Event, Policy, Rejected, apply};
+
+/// Anything by the id of an execution. Those ids are made here, so a quick hash will do, several times for each execution.
+pub type ByExecution<T> = HashMap<Uuid, T, foldhash::fast::RandomState>;
+
+/// Ids of executions.
+pub type Executions = HashSet<Uuid, foldhash::fast::RandomState>;
 
 /// How long after its instant something may come due and still be on time. What is later is caught up on, behind what is on time: in
 /// planning, in coming due and in being granted.

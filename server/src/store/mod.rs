@@ -536,7 +536,7 @@ pub type DecideTrigger<'a> =
     dyn Fn(&Job, i64, &Trigger) -> std::result::Result<(), crate::error::Error> + Send + Sync + 'a;
 
 /// Gives candidates to sessions; as many answers as candidates, `None` for those that nobody can take.
-pub type Assign<'a> = dyn Fn(&[Candidate]) -> Vec<Option<Assignment>> + Send + Sync + 'a;
+pub type Assign<'a> = dyn Fn(&[Candidate<'_>]) -> Vec<Option<Assignment>> + Send + Sync + 'a;
 
 /// One event for one execution.
 #[derive(Clone, Debug)]

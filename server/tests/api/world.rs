@@ -265,7 +265,7 @@ impl World {
         let timeouts =
             orrery_server::job::Timeouts { default: Duration::from_secs(300), cap: Duration::from_secs(600) };
         let claim = Claim { lanes: &lanes, limit: 100, tenant_limit: 0, timeouts };
-        let assign = |candidates: &[Candidate]| {
+        let assign = |candidates: &[Candidate<'_>]| {
             let to_agent = || {
                 Some(Assignment {
                     session_id: agent.id,

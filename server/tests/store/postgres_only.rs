@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
 use orrery_proto::v1::ExecutionStatus;
+use orrery_server::execution::Event;
 use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -232,6 +233,46 @@ async fn renewals_wait_for_nothing() {
     let renewed = tokio::time::timeout(soon, store.renew_sessions(&wanted, MINUTE)).await.expect("in time").unwrap();
     assert_eq!(renewed, Renewed { renewed: vec![two.id], busy: vec![one.id] });
     sqlx::raw_sql("rollback").execute(&mut raw).await.unwrap();
+    drop_schema(&pg, &schema).await;
+}
+
+/// Behind a backlog the heads of a lane are locked as they are found. What somebody else has locked is passed over, and said to be left; what a
+/// lease is written by fits every row, whatever it was before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_backlog_is_claimed_in_its_order_beside_others() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let (job, agent) = (job(&store, "a").await, session(&store, "agent").await);
+    let waiting: Vec<Uuid> = triggers(&store, &job, 60).await.iter().map(|execution| execution.id).collect();
+    let ids = |claimed: &Claimed| claimed.grants.iter().map(|grant| grant.execution.id).collect::<Vec<_>>();
+    let mut other = raw(&schema).await;
+    sqlx::query("begin").execute(&mut other).await.unwrap();
+    let lock = "select id from live_executions where id = any($1) for update";
+    sqlx::query(lock).bind(&waiting[22..25]).execute(&mut other).await.unwrap();
+
+    let first = claim(&store, &agent, 20).await;
+    assert_eq!(
+        (ids(&first), first.more),
+        (waiting[..20].to_vec(), true),
+        "as it is while nothing is known of a backlog"
+    );
+    // One that has been tried before: its attempt and epoch go on from where they are.
+    let again = first.grants[0].execution.clone();
+    apply(&store, &again, Event::Started { session_id: agent.id, epoch: again.epoch }).await.unwrap();
+    apply(&store, &again, Event::Interrupted { session_id: agent.id, epoch: again.epoch }).await.unwrap();
+    let second = claim(&store, &agent, 20).await;
+    let expected = [&[again.id], &waiting[20..22], &waiting[25..42]].concat();
+    assert_eq!((ids(&second), second.more), (expected, true), "what is locked is passed over");
+    let third = claim(&store, &agent, 20).await;
+    assert_eq!((ids(&third), third.more), (waiting[42..].to_vec(), true), "what is locked is left");
+    sqlx::query("rollback").execute(&mut other).await.unwrap();
+    let last = claim(&store, &agent, 20).await;
+    assert_eq!((ids(&last), last.more), (waiting[22..25].to_vec(), false));
+    for grant in [second, third, last].iter().flat_map(|claimed| &claimed.grants) {
+        assert_eq!(execution(&store, grant.execution.id).await, grant.execution, "written as it was told");
+        let is_again = grant.execution.id == again.id;
+        assert_eq!((grant.execution.epoch, grant.execution.attempt), if is_again { (2, 2) } else { (1, 1) });
+    }
     drop_schema(&pg, &schema).await;
 }
 

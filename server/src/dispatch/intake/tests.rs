@@ -6,7 +6,7 @@ use orrery_proto::v1::coordinator_message::Kind;
 
 use super::*;
 use crate::dispatch::tests::{dispatch, execution};
-use crate::execution::{Report, State};
+use crate::execution::{Executions, Report, State};
 
 const SESSION: Uuid = Uuid::from_u128(1);
 
@@ -53,7 +53,7 @@ struct Written {
 
 /// Writes as a database that takes its time, the shorter batches longer.
 async fn slowly(written: &Mutex<Written>, batch: Batch) {
-    let executions: HashSet<Uuid> = batch.words.iter().map(|word| word.execution).collect();
+    let executions: Executions = batch.words.iter().map(|word| word.execution).collect();
     {
         let mut written = written.lock().unwrap();
         written.transactions += 1;

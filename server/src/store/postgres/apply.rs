@@ -10,9 +10,10 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::commit::commit;
+use super::place::Place;
 use super::rows::live_columns;
 use super::{PgStore, quick, rows, write};
-use crate::execution::{self, Event, Execution, Policy, Rejected, State};
+use crate::execution::{self, ByExecution, Event, Execution, Policy, Rejected, State};
 use crate::job::{JobSpec, RetryPolicy};
 use crate::store::{Change, Result};
 
@@ -24,13 +25,20 @@ pub(super) type Answers = Vec<std::result::Result<Execution, Rejected>>;
 
 /// A live execution, locked, with its job's version of now.
 pub(super) struct Locked {
-    pub execution: Execution,
+    pub execution: Box<Execution>,
     current_version: i64,
+    /// Where its row is, as far as that was asked for: as long as the lock is held, it is there.
+    pub place: Option<Place>,
 }
 
 impl Locked {
     pub(super) fn of(row: &PgRow) -> Result<Self> {
-        Ok(Self { execution: rows::live(row)?, current_version: rows::current_version(row)? })
+        Ok(Self { execution: Box::new(rows::live(row)?), current_version: rows::current_version(row)?, place: None })
+    }
+
+    /// One at a known place, of a job whose version of now is this.
+    pub(super) fn at(place: Place, execution: Box<Execution>, current_version: i64) -> Self {
+        Self { execution, current_version, place: Some(place) }
     }
 
     /// The definition it runs: the one of its start, or the job's of now.
@@ -84,7 +92,7 @@ struct Known {
     now: DateTime<Utc>,
     /// Sessions that live.
     alive: HashSet<Uuid>,
-    live: BTreeMap<Uuid, (Execution, Policy)>,
+    live: BTreeMap<Uuid, Box<(Execution, Policy)>>,
     /// Finished before.
     over: HashMap<Uuid, Execution>,
 }
@@ -96,7 +104,7 @@ impl PgStore {
             Some(tenant) => self.begin_for(tenant).await?,
             None => self.begin().await?,
         };
-        let quick = if said.is_none() { quick::decidable(changes) } else { HashMap::new() };
+        let quick = if said.is_none() { quick::decidable(changes) } else { ByExecution::default() };
         let mut answers: Vec<Option<std::result::Result<Execution, Rejected>>> = vec![None; changes.len()];
         if !quick.is_empty() {
             self.apply_quickly(&mut tx, changes, &quick, &mut answers).await?;
@@ -121,7 +129,7 @@ impl PgStore {
         &self,
         tx: &mut PgConnection,
         changes: &[Change],
-        quick: &HashMap<Uuid, &Execution>,
+        quick: &ByExecution<&Execution>,
         answers: &mut [Option<std::result::Result<Execution, Rejected>>],
     ) -> Result<()> {
         let sessions = changes.iter().filter_map(|c| c.event.spoken_for().map(|(session, _)| session)).collect();
@@ -130,11 +138,11 @@ impl PgStore {
         let mut known = Known { now, alive, live: BTreeMap::new(), over: HashMap::new() };
         for (id, execution) in quick {
             let policy = policy_of(&specs, (execution.job_id, execution.job_version));
-            known.live.insert(*id, ((*execution).clone(), policy));
+            known.live.insert(*id, Box::new(((*execution).clone(), policy)));
         }
         let mut said: Vec<(usize, std::result::Result<Execution, Rejected>)> = Vec::new();
         // What each word but the last made of its execution is what the next one found.
-        let mut last: HashMap<Uuid, usize> = HashMap::with_capacity(quick.len());
+        let mut last: ByExecution<usize> = ByExecution::default();
         for (at, change) in changes.iter().enumerate().filter(|(_, change)| quick.contains_key(&change.execution)) {
             match known.step(change) {
                 Ok(before) => {
@@ -151,9 +159,9 @@ impl PgStore {
                 answers[at] = Some(answer);
             }
         }
-        for (id, (execution, _)) in known.live {
+        for (id, live) in known.live {
             if let Some(at) = last.get(&id).filter(|_| written.contains(&id)) {
-                answers[*at] = Some(Ok(execution));
+                answers[*at] = Some(Ok(live.0));
             }
         }
         Ok(())
@@ -184,7 +192,7 @@ impl PgStore {
         }
         let of = |only: bool| -> Vec<&Execution> {
             let ids = touched.iter().filter(|(_, o)| **o == only).map(|(id, _)| id);
-            ids.filter_map(|id| known.live.get(id).map(|(execution, _)| execution)).collect()
+            ids.filter_map(|id| known.live.get(id).map(|live| &live.0)).collect()
         };
         write::save_progress(tx, &of(true)).await?;
         write::save(tx, &of(false)).await?;
@@ -202,7 +210,7 @@ impl PgStore {
         let mut live = BTreeMap::new();
         for l in locked {
             let policy = policy_of(&specs, l.version());
-            live.insert(l.execution.id, (l.execution, policy));
+            live.insert(l.execution.id, Box::new((*l.execution, policy)));
         }
         let missing: Vec<Uuid> = ids.into_iter().filter(|id| !live.contains_key(id)).collect();
         let over = super::reads::history(tx, &missing).await?.into_iter().map(|e| (e.id, e)).collect();
@@ -222,7 +230,7 @@ impl PgStore {
         for l in locked {
             let policy = policy_of(&specs, l.version());
             if let Ok(next) = applied(&l.execution, &event(&l.execution, &policy), &policy, now) {
-                changed.push((l.execution, next));
+                changed.push((*l.execution, next));
             }
         }
         write::save(tx, &changed.iter().map(|(_, next)| next).collect::<Vec<_>>()).await?;
@@ -236,7 +244,7 @@ impl Known {
     fn standing(&self, changes: &[&Change], said: Option<&Answers>) -> Vec<Option<Execution>> {
         let Some(said) = said else { return vec![None; changes.len()] };
         let made = || changes.iter().zip(said).map(|(change, answer)| (change, answer.as_ref().ok()));
-        let stored = |id: Uuid| self.live.get(&id).map(|(live, _)| live).or_else(|| self.over.get(&id));
+        let stored = |id: Uuid| self.live.get(&id).map(|live| &live.0).or_else(|| self.over.get(&id));
         let is_trace = |(change, made): (&&Change, Option<&Execution>)| {
             made.is_some_and(|made| stored(made.id).is_some_and(|stored| came_of(stored, made, &change.event)))
         };
@@ -251,13 +259,13 @@ impl Known {
     /// Applies one change to what is known, and answers.
     fn decide(&mut self, change: &Change) -> std::result::Result<Execution, Rejected> {
         self.step(change)?;
-        self.live.get(&change.execution).map(|(execution, _)| execution.clone()).ok_or(Rejected::Unknown)
+        self.live.get(&change.execution).map(|live| live.0.clone()).ok_or(Rejected::Unknown)
     }
 
     /// Applies one change to what is known; answers with what was known before, if it is live.
     fn step(&mut self, change: &Change) -> std::result::Result<Option<Execution>, Rejected> {
         let is_hidden = |execution: &Execution| change.tenant.is_some_and(|tenant| tenant != execution.tenant_id);
-        let Some((execution, policy)) = self.live.get_mut(&change.execution) else {
+        let Some((execution, policy)) = self.live.get_mut(&change.execution).map(Box::as_mut) else {
             let over = self.over.get(&change.execution).filter(|e| !is_hidden(e)).ok_or(Rejected::Unknown)?;
             if over.has_heard(&change.event) {
                 return Err(Rejected::Repeated);

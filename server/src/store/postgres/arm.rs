@@ -43,7 +43,7 @@ impl PgStore {
         let (found, now) = lock_planned(&mut tx, arm).await?;
         let mut armed = Armed { more: found.len() >= arm.limit, now, ..Armed::default() };
         if !found.is_empty() {
-            let executions: Vec<_> = found.iter().map(|planned| planned.locked.execution.clone()).collect();
+            let executions: Vec<_> = found.iter().map(|planned| planned.locked.execution.as_ref().clone()).collect();
             let jobs = self.lock_jobs(&mut tx, &executions, now).await?;
             let offered = decided(&mut tx, found, &jobs, decide).await?;
             let offered = self.within_limits(&mut tx, offered).await?;
@@ -189,7 +189,7 @@ async fn decided(
     for one in found {
         let Some(job) = jobs.get(&one.locked.execution.job_id) else { continue };
         let active = busy.get(&job.id).copied().unwrap_or(0);
-        fires.push(DueFire { execution: one.locked.execution.clone(), job: job.clone(), active, waiting: 0 });
+        fires.push(DueFire { execution: one.locked.execution.as_ref().clone(), job: job.clone(), active, waiting: 0 });
         planned.push(one);
     }
     Ok(planned.into_iter().zip(decide(&fires)).filter(|(_, may)| *may).map(|(planned, _)| planned).collect())
@@ -218,8 +218,8 @@ fn assigned(offered: Vec<Planned>, assign: &Assign<'_>) -> Vec<(Locked, Assignme
     if offered.is_empty() {
         return Vec::new();
     }
-    let candidates: Vec<Candidate> =
-        offered.iter().map(|planned| Candidate { execution: planned.locked.execution.clone() }).collect();
+    let candidates: Vec<Candidate<'_>> =
+        offered.iter().map(|planned| Candidate { execution: &planned.locked.execution }).collect();
     let answers = assign(&candidates);
     offered.into_iter().zip(answers).filter_map(|(planned, answer)| Some((planned.locked, answer?))).collect()
 }

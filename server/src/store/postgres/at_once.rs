@@ -171,8 +171,9 @@ fn give(quick: &mut [Quick], at_once: AtOnce<'_>, now: DateTime<Utc>) {
     if free.is_empty() {
         return;
     }
-    let candidates: Vec<Candidate> = free.iter().map(|one| Candidate { execution: one.execution.clone() }).collect();
-    for (one, to) in free.iter_mut().zip((at_once.assign)(&candidates)) {
+    let candidates: Vec<Candidate<'_>> = free.iter().map(|one| Candidate { execution: &one.execution }).collect();
+    let answers = (at_once.assign)(&candidates);
+    for (one, to) in free.iter_mut().zip(answers) {
         one.grant = to.and_then(|to| grant(one, to, at_once, now));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use super::apply::{Locked, applied, lock, policy_of, spec_of};
 use super::commit::commit;
 use super::pick::{self, Found};
-use super::{PgStore, gates, write};
+use super::{PgStore, gates, lease};
 use crate::admission::{Admission, Gate};
 use crate::execution::{Event, Execution};
 use crate::store::{Assign, Assignment, Candidate, Claim, Claimed, Grant, Result};
@@ -48,23 +49,23 @@ impl PgStore {
             }
         }
         let mut round = Round::default();
-        let heads = pick::heads(&mut tx, claim).await?;
-        let refused = self.offer(&mut tx, &mut round, &heads, claim).await?;
+        let (looked, refused) = self.look(&mut tx, &mut round, claim).await?;
+        self.inner.is_backlog.store(looked >= claim.limit, Ordering::Relaxed);
         // What is at its limit stands before more than was looked at.
-        if refused && heads.len() >= claim.limit && round.offered.len() < claim.limit.div_ceil(2) {
+        if refused && looked >= claim.limit && round.offered.len() < claim.limit.div_ceil(2) {
             let places = claim.limit - round.offered.len();
             let taken: Vec<Uuid> = round.offered.iter().map(|l| l.execution.id).collect();
             let mut start = *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner);
             let beyond = pick::beyond(&mut tx, claim, places, (&taken, &round.admission), &mut start).await?;
             *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner) = start;
-            self.offer(&mut tx, &mut round, &beyond, claim).await?;
+            self.offer_of(&mut tx, &mut round, &beyond, claim).await?;
             round.more |= beyond.len() >= places;
         } else {
-            round.more |= heads.len() >= claim.limit;
+            round.more |= looked >= claim.limit;
         }
         let mut claimed = Claimed { more: round.more, ..Claimed::default() };
         let offered = round.offered;
-        let candidates: Vec<Candidate> = offered.iter().map(|l| Candidate { execution: l.execution.clone() }).collect();
+        let candidates: Vec<Candidate<'_>> = offered.iter().map(|l| Candidate { execution: &l.execution }).collect();
         let given: Vec<(Locked, Assignment)> = match candidates.is_empty() {
             true => Vec::new(),
             false => {
@@ -81,8 +82,33 @@ impl PgStore {
         Ok(said.take().unwrap_or_default())
     }
 
-    /// Locks what was picked, and offers what its limits allow. `true` where something was refused, or had to be left.
-    async fn offer(
+    /// Looks at the heads of the lanes, and offers what its limits allow. Answers with how many were looked at, and whether something was
+    /// refused, or had to be left.
+    ///
+    /// Behind a backlog the heads of a single lane are locked as they are found. Where that gives less than was asked for, others may have locked
+    /// some: then they are looked for as ever, so that what is left for the next round is known.
+    async fn look(&self, tx: &mut PgConnection, round: &mut Round, claim: &Claim<'_>) -> Result<(usize, bool)> {
+        let (mut known, mut refused) = (HashSet::new(), false);
+        if claim.lanes.len() == 1 && self.inner.is_backlog.load(Ordering::Relaxed) {
+            let found = pick::lock_heads(tx, claim).await?;
+            let looked = found.len();
+            if looked < claim.limit {
+                known = found.iter().map(|one| one.locked.execution.id).collect();
+            }
+            refused = self.offer(tx, round, found).await?;
+            if looked >= claim.limit {
+                return Ok((looked, refused));
+            }
+        }
+        let heads = pick::heads(tx, claim).await?;
+        let looked = heads.len();
+        let rest: Vec<Uuid> = heads.into_iter().filter(|id| !known.contains(id)).collect();
+        refused |= self.offer_of(tx, round, &rest, claim).await?;
+        Ok((looked, refused))
+    }
+
+    /// Locks what was picked, and offers it as [`Self::offer`] does.
+    async fn offer_of(
         &self,
         tx: &mut PgConnection,
         round: &mut Round,
@@ -91,6 +117,11 @@ impl PgStore {
     ) -> Result<bool> {
         let found = pick::lock(tx, picked, claim.tenant_limit).await?;
         round.more |= found.len() < picked.len();
+        self.offer(tx, round, found).await
+    }
+
+    /// Offers what its limits allow. `true` where something was refused, or had to be left.
+    async fn offer(&self, tx: &mut PgConnection, round: &mut Round, found: Vec<Found>) -> Result<bool> {
         self.count(tx, round, &found).await?;
         let mut refused = false;
         for one in found {
@@ -145,6 +176,7 @@ impl PgStore {
         let (now, alive) = hold_sessions(tx, &sessions).await?;
         let specs = self.inner.specs.load(tx, given.iter().map(|(l, _)| l.version())).await?;
         let mut grants = Vec::with_capacity(given.len());
+        let mut steps = Vec::with_capacity(given.len());
         for (locked, assignment) in given {
             if !alive.contains(&(assignment.session_id, assignment.attachment)) {
                 continue;
@@ -160,10 +192,12 @@ impl PgStore {
                 job_version: locked.version().1,
             };
             if let Ok(execution) = applied(&locked.execution, &event, &policy, now) {
+                steps.push(locked);
                 grants.push(Grant { execution, spec, timeout, attachment: assignment.attachment });
             }
         }
-        write::grant(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
+        let granted = steps.iter().zip(&grants).map(|(before, grant)| (before, &grant.execution)).collect::<Vec<_>>();
+        lease::write(tx, &granted).await?;
         Ok(grants)
     }
 }
@@ -171,7 +205,7 @@ impl PgStore {
 /// Which of these leases are held: a try before this one had been committed. Its locks are waited for, so that it is over one way or the other.
 pub(super) async fn standing(tx: &mut PgConnection, grants: &[Grant]) -> Result<Vec<Grant>> {
     let locked = lock(tx, &grants.iter().map(|grant| grant.execution.id).collect::<Vec<_>>()).await?;
-    let held: HashMap<Uuid, Execution> = locked.into_iter().map(|l| (l.execution.id, l.execution)).collect();
+    let held: HashMap<Uuid, Execution> = locked.into_iter().map(|l| (l.execution.id, *l.execution)).collect();
     let stands = |grant: &&Grant| {
         held.get(&grant.execution.id).is_some_and(|stored| {
             let granted = |e: &Execution| (e.epoch, e.lease().map(|lease| (lease.session_id, lease.granted_at)));

@@ -121,7 +121,8 @@ impl PgStore {
     async fn try_note(&self, refused: &[RefusedResult]) -> Result<()> {
         let mut tx = self.begin().await?;
         let ids: Vec<Uuid> = refused.iter().map(|result| result.execution).collect();
-        let mut known: Vec<Execution> = lock(&mut tx, &ids).await?.into_iter().map(|locked| locked.execution).collect();
+        let mut known: Vec<Execution> =
+            lock(&mut tx, &ids).await?.into_iter().map(|locked| *locked.execution).collect();
         known.extend(history(&mut tx, &ids).await?);
         let now = super::clock(&mut tx).await?;
         let lines = refused.iter().filter_map(|result| known.iter().find_map(|execution| result.line(execution, now)));

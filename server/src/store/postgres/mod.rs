@@ -25,11 +25,13 @@ mod isolation;
 mod jobs;
 mod keys;
 mod lanes;
+mod lease;
 mod leases;
 mod lists;
 mod logs;
 mod partitions;
 mod pick;
+mod place;
 mod plan;
 mod quick;
 mod reach;
@@ -51,7 +53,7 @@ mod users;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -148,6 +150,8 @@ struct Inner {
     changes: Changes,
     /// Where claims that find more groups than they look at go on. Only a hint: losing it costs a turn.
     group_start: std::sync::Mutex<Uuid>,
+    /// Whether the newest claim found as much as it was to take. Only a hint of how to look.
+    is_backlog: AtomicBool,
 }
 
 /// Repeats a transaction that PostgreSQL ended because it crossed another one, or whose COMMIT had no answer. What is called must bear that
@@ -266,6 +270,7 @@ impl PgStore {
             hints,
             changes: Changes::default(),
             group_start: Default::default(),
+            is_backlog: AtomicBool::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

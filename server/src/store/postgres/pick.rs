@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::apply::Locked;
-use super::limited;
-use super::rows::live_columns;
+use super::place::Place;
+use super::rows::own_columns;
+use super::{limited, rows};
 use crate::admission::{Admission, Gate};
+use crate::execution::Execution;
 use crate::store::{Claim, Result};
 
 /// Groups of one job and key that a claim looks at in all, and in one lane.
@@ -18,8 +21,8 @@ const GROUPS_OF_LANE: (usize, usize) = (16, 1000);
 /// A pending execution, locked, with the limits that it may meet.
 pub(super) struct Found {
     pub(super) locked: Locked,
+    /// Those that have a limit, and their limits. That of a key is not known before it is counted.
     pub(super) gates: Vec<Gate>,
-    /// Those of its gates that have a limit. That of a key is not known before it is counted.
     pub(super) limits: Vec<(Gate, i64)>,
 }
 
@@ -197,6 +200,13 @@ async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: us
     found.iter().map(group).collect()
 }
 
+/// The columns of what is locked: an execution, and its place.
+macro_rules! placed_columns {
+    () => {
+        concat!(own_columns!(), ", e.ctid::text as place")
+    };
+}
+
 /// Locks what was picked and nobody else has locked, in the order of the picking. Each row is found by its key, whatever the planner believes of
 /// the table's size: a statement that joined the ids would read all that waits where statistics are old.
 pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i64) -> Result<Vec<Found>> {
@@ -205,37 +215,122 @@ pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i
     }
     let rows = sqlx::query(concat!(
         "select ",
-        live_columns!(),
-        ", j.max_concurrent::bigint, coalesce(q.max_concurrent, 0)::bigint, coalesce(t.max_concurrent, $2)::bigint
-         from unnest($1::uuid[]) as p(id)
+        placed_columns!(),
+        " from unnest($1::uuid[]) as p(id)
          cross join lateral (
-            select * from live_executions l
+            select l.*, l.ctid from live_executions l
             where l.id = p.id and l.state = 1 and l.cancel_requested_at is null
               and (l.start_by is null or l.start_by > statement_timestamp())
             limit 1 for update skip locked
-         ) e
-         join scheduled_jobs j on j.id = e.job_id
-         left join queue_limits q on q.tenant_id = e.tenant_id and q.name = e.queue
-         left join tenants t on t.id = e.tenant_id"
+         ) e"
     ))
     .bind(picked)
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut by_id: HashMap<Uuid, Found> =
+        found(tx, &rows, tenant_limit).await?.into_iter().map(|one| (one.locked.execution.id, one)).collect();
+    let mut seen = HashSet::with_capacity(picked.len());
+    Ok(picked.iter().filter(|id| seen.insert(**id)).filter_map(|id| by_id.remove(id)).collect())
+}
+
+/// Locks the heads of the only lane of a claim that nobody else has locked, in their order, in one look. What somebody else has locked
+/// is passed over, for what waits behind it.
+pub(super) async fn lock_heads(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<Vec<Found>> {
+    let rows = sqlx::query(concat!(
+        "select ",
+        placed_columns!(),
+        " from (",
+        open_lanes!(),
+        ") as lane cross join lateral (
+            select l.*, l.ctid from live_executions l
+            where l.lane_id = lane.id and l.state = 1 and l.cancel_requested_at is null
+              and (l.start_by is null or l.start_by > statement_timestamp())
+            order by l.priority desc, l.late, l.run_at, l.id limit $3 for update skip locked
+         ) e"
+    ))
+    .bind(claim.lanes)
+    .bind(claim.tenant_limit)
+    .bind(limited(claim.limit))
+    .fetch_all(&mut *tx)
+    .await?;
+    found(tx, &rows, claim.tenant_limit).await
+}
+
+/// A job, its tenant, and a queue that executions of it wait in: all those of it have the same limits.
+type Sort = (Uuid, Uuid, String);
+
+/// What a claim needs to know of a sort.
+struct Bounds {
+    job_name: String,
+    job_version: i64,
+    limits: Vec<(Gate, i64)>,
+}
+
+/// Rows of [`placed_columns`], with what limits them. Those whose job is gone are left out.
+async fn found(tx: &mut PgConnection, rows: &[PgRow], tenant_limit: i64) -> Result<Vec<Found>> {
+    let mut executions = Vec::with_capacity(rows.len());
+    let mut sorts: Vec<Sort> = Vec::new();
+    for row in rows {
+        let execution = rows::own(row)?;
+        let is_of = |sort: &Sort| sort.0 == execution.job_id && sort.2 == execution.queue;
+        // Mostly that of the row before.
+        let number = sorts.iter().rposition(is_of).unwrap_or_else(|| {
+            sorts.push((execution.job_id, execution.tenant_id, execution.queue.clone()));
+            sorts.len() - 1
+        });
+        executions.push((Box::new(execution), Place::of(row, 31)?, number));
+    }
+    let bounds = bounds(tx, &sorts, tenant_limit).await?;
+    let found = |(mut execution, place, number): (Box<Execution>, Place, usize)| {
+        let of = bounds.get(number)?.as_ref()?;
+        let key = execution.concurrency.as_ref().map(|c| (Gate::Key(execution.tenant_id, c.key.clone()), 0));
+        let limits: Vec<(Gate, i64)> = of.limits.iter().cloned().chain(key).collect();
+        let gates = limits.iter().map(|(gate, _)| gate.clone()).collect();
+        execution.job_name.clone_from(&of.job_name);
+        Some(Found { locked: Locked::at(place, execution, of.job_version), gates, limits })
+    };
+    Ok(executions.into_iter().filter_map(found).collect())
+}
+
+/// By sort; `None` where the job is gone.
+async fn bounds(tx: &mut PgConnection, sorts: &[Sort], tenant_limit: i64) -> Result<Vec<Option<Bounds>>> {
+    let mut bounds: Vec<Option<Bounds>> = sorts.iter().map(|_| None).collect();
+    if sorts.is_empty() {
+        return Ok(bounds);
+    }
+    let rows = sqlx::query(
+        "select u.number, j.name, j.version, j.max_concurrent::bigint, coalesce(q.max_concurrent, 0)::bigint,
+            coalesce(t.max_concurrent, $4)::bigint
+         from unnest($1::uuid[], $2::uuid[], $3::text[]) with ordinality as u(job_id, tenant_id, queue, number)
+         cross join lateral (select s.name, s.version, s.max_concurrent from scheduled_jobs s where s.id = u.job_id limit 1) j
+         left join queue_limits q on q.tenant_id = u.tenant_id and q.name = u.queue
+         left join tenants t on t.id = u.tenant_id",
+    )
+    .bind(column(sorts, |sort| sort.0))
+    .bind(column(sorts, |sort| sort.1))
+    .bind(column(sorts, |sort| sort.2.clone()))
     .bind(tenant_limit)
     .fetch_all(tx)
     .await?;
-    let mut found = HashMap::with_capacity(rows.len());
     for row in &rows {
-        let locked = Locked::of(row)?;
-        let of: [i64; 3] = [row.try_get(33)?, row.try_get(34)?, row.try_get(35)?];
-        let gates = Gate::of(&locked.execution);
-        let limit = |gate: &Gate| match gate {
-            Gate::Job(..) => Some(of[0]).filter(|limit| *limit > 0),
-            Gate::Queue(..) => Some(of[1]).filter(|limit| *limit > 0),
-            Gate::Tenant(_) => Some(of[2]).filter(|limit| *limit > 0),
-            Gate::Key(..) => Some(0),
+        let number: i64 = row.try_get(0)?;
+        let Some((at, (job, tenant, queue))) =
+            usize::try_from(number - 1).ok().and_then(|at| Some((at, sorts.get(at)?)))
+        else {
+            continue;
         };
-        let limits = gates.iter().filter_map(|gate| Some((gate.clone(), limit(gate)?))).collect();
-        found.insert(locked.execution.id, Found { locked, gates, limits });
+        let gates =
+            [(Gate::Tenant(*tenant), 5), (Gate::Queue(*tenant, queue.clone()), 4), (Gate::Job(*tenant, *job), 3)];
+        let mut limits = Vec::new();
+        for (gate, column) in gates {
+            let limit: i64 = row.try_get(column)?;
+            limits.extend((limit > 0).then_some((gate, limit)));
+        }
+        bounds[at] = Some(Bounds { job_name: row.try_get(1)?, job_version: row.try_get(2)?, limits });
     }
-    let mut seen = HashSet::with_capacity(picked.len());
-    Ok(picked.iter().filter(|id| seen.insert(**id)).filter_map(|id| found.remove(id)).collect())
+    Ok(bounds)
+}
+
+fn column<T>(sorts: &[Sort], of: impl Fn(&Sort) -> T) -> Vec<T> {
+    sorts.iter().map(of).collect()
 }

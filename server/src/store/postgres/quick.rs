@@ -4,22 +4,22 @@
 //! as the writing. So the rows are written on the condition that nobody has changed them: the same epoch, the same session, begun or not as it
 //! was known, and nobody wants it to end. What is not written that way is left to [`super::apply`], which reads.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use orrery_proto::v1::ErrorType;
+use orrery_proto::v1::{ErrorType, ExecutionStatus};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::write::{column, kept_attempts, plain, progress};
-use crate::execution::{Event, Execution, Lease, Outcome, Policy, State};
+use crate::execution::{ByExecution, Event, Execution, Executions, Lease, Outcome, Policy, State};
 use crate::store::{Change, Result, text};
 
 /// The executions whose changes can be decided on what is known: all that is said of them is a beginning, a progress or an end, of the lease
 /// that their sender knows.
-pub(super) fn decidable(changes: &[Change]) -> HashMap<Uuid, &Execution> {
-    let mut known: HashMap<Uuid, &Execution> = HashMap::with_capacity(changes.len());
-    let mut other: HashSet<Uuid> = HashSet::new();
+pub(super) fn decidable(changes: &[Change]) -> ByExecution<&Execution> {
+    let mut known: ByExecution<&Execution> = ByExecution::default();
+    let mut other = Executions::default();
     for change in changes {
         let is_plain =
             matches!(change.event, Event::Started { .. } | Event::Progressed { .. } | Event::Finished { .. });
@@ -56,11 +56,12 @@ struct Step<'a> {
 /// that is over is left out.
 pub(super) async fn write(
     tx: &mut PgConnection,
-    before: &HashMap<Uuid, &Execution>,
-    after: &BTreeMap<Uuid, (Execution, Policy)>,
-) -> Result<HashSet<Uuid>> {
+    before: &ByExecution<&Execution>,
+    after: &BTreeMap<Uuid, Box<(Execution, Policy)>>,
+) -> Result<Executions> {
     let (mut over, mut running) = (Vec::new(), Vec::new());
-    for (id, (now, _)) in after {
+    for (id, after) in after {
+        let now = &after.0;
         let Some((was, epoch)) = before.get(id).and_then(|e| Some((e.lease()?, e.epoch))) else { continue };
         let step = Step { was, epoch, now };
         match &now.state {
@@ -69,9 +70,13 @@ pub(super) async fn write(
             _ => {}
         }
     }
-    let mut written = finish(tx, &over).await?;
+    let at = over.first().map(|(_, outcome)| outcome.completed_at);
+    let (well, other): (Vec<_>, Vec<_>) =
+        over.iter().partition(|(step, outcome)| Some(outcome.completed_at) == at && is_well(step.now, outcome));
+    let mut written = finish_well(tx, &well).await?;
+    written.extend(finish(tx, &other).await?);
     written.extend(go_on(tx, &running).await?);
-    let written: HashSet<Uuid> = written.into_iter().collect();
+    let written: Executions = written.into_iter().collect();
     let over: Vec<&Execution> = over.iter().map(|(step, _)| step.now).filter(|e| written.contains(&e.id)).collect();
     super::tallies::note(tx, &over).await?;
     super::dead_letters::bury(tx, &over).await?;
@@ -90,12 +95,63 @@ macro_rules! unchanged {
     };
 }
 
-/// Moves executions to history, with what the live row knows of them.
-async fn finish(tx: &mut PgConnection, over: &[(Step<'_>, &Outcome)]) -> Result<Vec<Uuid>> {
-    if over.is_empty() {
+/// What is over, and how.
+type Over<'a> = (Step<'a>, &'a Outcome);
+
+/// Whether it has gone as nearly all go: it was completed, in time, by the first that began it. Of these a row of history has little to say that
+/// is not said of all.
+fn is_well(now: &Execution, outcome: &Outcome) -> bool {
+    outcome.status == ExecutionStatus::Completed
+        && outcome.error_type.is_none()
+        && outcome.error_message.is_empty()
+        && outcome.error_stack.is_empty()
+        && (now.progress, now.losses, now.retries()) == (100, 0, 0)
+        && kept_attempts(now).is_none()
+        && !super::write::delayed(now)
+}
+
+/// Moves executions that have gone well, and ended at the same instant, to history, with what the live row knows of them.
+async fn finish_well(tx: &mut PgConnection, rows: &[&Over<'_>]) -> Result<Vec<Uuid>> {
+    let Some((_, outcome)) = rows.first() else { return Ok(Vec::new()) };
+    Ok(sqlx::query_scalar(concat!(
+        "with u as materialized (
+            select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::text[],
+                $8::double precision[], $9::bigint[])
+            as u(id, epoch, session_id, was_started, started_at, duration_ms, result, memory_peak_mb, cpu_time_ms)
+         ), gone as (
+            delete from live_executions e where e.ctid = any(array(select l.ctid from u ",
+        unchanged!(),
+        ")) returning e.*
+         )
+         insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
+            created_at, started_at, completed_at, duration_ms, result, error_message, error_stack, retry_count, worker_id,
+            worker_name, memory_peak_mb, cpu_time_ms, parameters, epoch, attempt, losses, queue, lane_id, priority, job_version,
+            retry_of, traceparent, delayed, counted)
+         select g.id, g.job_id, g.tenant_id, case g.trigger_type when 2 then 'manual' when 3 then 'retry' else 'scheduled' end,
+            g.triggered_by, 'completed', 100, g.scheduled_at, g.run_at, g.created_at, u.started_at, $10::timestamptz, u.duration_ms,
+            u.result::jsonb, '', '', 0, g.session_id, g.worker_name, u.memory_peak_mb, u.cpu_time_ms, g.parameters::jsonb, g.epoch,
+            g.attempt, 0, g.queue, g.lane_id, g.priority, g.job_version, g.retry_of, g.traceparent, false, true
+         from gone g join u on u.id = g.id returning id"
+    ))
+    .bind(column(rows, |(s, _)| s.now.id))
+    .bind(column(rows, |(s, _)| s.epoch))
+    .bind(column(rows, |(s, _)| s.was.session_id))
+    .bind(column(rows, |(s, _)| s.was.started_at))
+    .bind(column(rows, |(_, o)| o.started_at))
+    .bind(column(rows, |(_, o)| o.duration_ms))
+    .bind(column(rows, |(_, o)| o.result.as_deref().map(text::jsonb)))
+    .bind(column(rows, |(_, o)| o.memory_peak_mb))
+    .bind(column(rows, |(_, o)| o.cpu_time_ms))
+    .bind(outcome.completed_at)
+    .fetch_all(tx)
+    .await?)
+}
+
+/// Moves executions to history, with what the live row knows of them, however they have ended.
+async fn finish(tx: &mut PgConnection, rows: &[&Over<'_>]) -> Result<Vec<Uuid>> {
+    if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<&(Step<'_>, &Outcome)> = over.iter().collect();
     Ok(sqlx::query_scalar(concat!(
         "with u as materialized (
             select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::smallint[], $7::timestamptz[],
@@ -119,25 +175,25 @@ async fn finish(tx: &mut PgConnection, over: &[(Step<'_>, &Outcome)]) -> Result<
             g.priority, g.job_version, g.retry_of, g.traceparent, u.delayed, true
          from gone g join u on u.id = g.id returning id"
     ))
-    .bind(column(&rows, |(s, _)| s.now.id))
-    .bind(column(&rows, |(s, _)| s.epoch))
-    .bind(column(&rows, |(s, _)| s.was.session_id))
-    .bind(column(&rows, |(s, _)| s.was.started_at))
-    .bind(column(&rows, |(_, o)| o.status.as_json_str()))
-    .bind(column(&rows, |(s, _)| progress(s.now)))
-    .bind(column(&rows, |(_, o)| o.started_at))
-    .bind(column(&rows, |(_, o)| o.completed_at))
-    .bind(column(&rows, |(_, o)| o.duration_ms))
-    .bind(column(&rows, |(_, o)| o.result.as_deref().map(text::jsonb)))
-    .bind(column(&rows, |(_, o)| o.error_type.as_ref().map(ErrorType::as_json_str)))
-    .bind(column(&rows, |(_, o)| plain(&o.error_message)))
-    .bind(column(&rows, |(_, o)| plain(&o.error_stack)))
-    .bind(column(&rows, |(s, _)| s.now.retries()))
-    .bind(column(&rows, |(_, o)| o.memory_peak_mb))
-    .bind(column(&rows, |(_, o)| o.cpu_time_ms))
-    .bind(column(&rows, |(s, _)| kept_attempts(s.now)))
-    .bind(column(&rows, |(s, _)| s.now.losses))
-    .bind(column(&rows, |(s, _)| super::write::delayed(s.now)))
+    .bind(column(rows, |(s, _)| s.now.id))
+    .bind(column(rows, |(s, _)| s.epoch))
+    .bind(column(rows, |(s, _)| s.was.session_id))
+    .bind(column(rows, |(s, _)| s.was.started_at))
+    .bind(column(rows, |(_, o)| o.status.as_json_str()))
+    .bind(column(rows, |(s, _)| progress(s.now)))
+    .bind(column(rows, |(_, o)| o.started_at))
+    .bind(column(rows, |(_, o)| o.completed_at))
+    .bind(column(rows, |(_, o)| o.duration_ms))
+    .bind(column(rows, |(_, o)| o.result.as_deref().map(text::jsonb)))
+    .bind(column(rows, |(_, o)| o.error_type.as_ref().map(ErrorType::as_json_str)))
+    .bind(column(rows, |(_, o)| plain(&o.error_message)))
+    .bind(column(rows, |(_, o)| plain(&o.error_stack)))
+    .bind(column(rows, |(s, _)| s.now.retries()))
+    .bind(column(rows, |(_, o)| o.memory_peak_mb))
+    .bind(column(rows, |(_, o)| o.cpu_time_ms))
+    .bind(column(rows, |(s, _)| kept_attempts(s.now)))
+    .bind(column(rows, |(s, _)| s.now.losses))
+    .bind(column(rows, |(s, _)| super::write::delayed(s.now)))
     .fetch_all(tx)
     .await?)
 }

@@ -130,7 +130,7 @@ impl PgStore {
         .await?;
         let locked = found.iter().map(Locked::of).collect::<Result<Vec<_>>>()?;
         let specs = self.inner.specs.load(tx, locked.iter().map(Locked::version)).await?;
-        locked.into_iter().map(|l| Ok((l.execution.clone(), policy_of(&specs, l.version())))).collect()
+        locked.into_iter().map(|l| Ok((l.execution.as_ref().clone(), policy_of(&specs, l.version())))).collect()
     }
 }
 

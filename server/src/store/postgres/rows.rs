@@ -18,13 +18,19 @@ pub(super) const SCHEDULED: i16 = 0;
 pub(super) const PENDING: i16 = 1;
 pub(super) const LEASED: i16 = 2;
 
-/// The columns of a live execution, of tables `e` (live_executions) and `j` (scheduled_jobs).
-macro_rules! live_columns {
+/// The columns of a live execution that are its own, of table `e` (live_executions).
+macro_rules! own_columns {
     () => {
         "e.id, e.tenant_id, e.job_id, e.lane_id, e.epoch, e.job_version, e.scheduled_at, e.run_at, e.start_by, e.created_at, e.granted_at,
          e.started_at, e.deadline, e.cancel_requested_at, e.priority, e.attempt, e.losses, e.state, e.trigger_type, e.progress,
          e.session_id, e.triggered_by, e.retry_of, e.queue, e.worker_name, e.cancel_reason, e.traceparent, e.parameters,
-         e.attempts, e.concurrency_key, e.key_limit, j.name as job_name, j.version as current_version"
+         e.attempts, e.concurrency_key, e.key_limit"
+    };
+}
+/// The columns of a live execution, of tables `e` (live_executions) and `j` (scheduled_jobs).
+macro_rules! live_columns {
+    () => {
+        concat!($crate::store::postgres::rows::own_columns!(), ", j.name as job_name, j.version as current_version")
     };
 }
 /// The columns of a finished execution, of tables `h` (job_executions) and `j` (scheduled_jobs).
@@ -53,7 +59,7 @@ macro_rules! armed {
         "(e.state = 2 and e.started_at is null and e.run_at > statement_timestamp())"
     };
 }
-pub(super) use {armed, done_columns, job_columns, live_columns};
+pub(super) use {armed, done_columns, job_columns, live_columns, own_columns};
 
 pub(super) fn text<'r>(row: &'r PgRow, column: &'static str) -> Result<&'r str> {
     Ok(row.try_get::<&str, _>(column)?)
@@ -87,6 +93,12 @@ fn trigger_of(number: i16) -> Result<TriggerType> {
 
 /// A live execution, of a row that begins with [`live_columns`]: read by place, for names would be looked up thirty times a row.
 pub(super) fn live(row: &PgRow) -> Result<Execution> {
+    let job_name = row.try_get(31)?;
+    Ok(Execution { job_name, ..own(row)? })
+}
+
+/// A live execution without the name of its job, of a row that begins with [`own_columns`].
+pub(super) fn own(row: &PgRow) -> Result<Execution> {
     let started_at: Option<DateTime<Utc>> = row.try_get(11)?;
     let state = match row.try_get(17)? {
         SCHEDULED => State::Scheduled,
@@ -133,7 +145,7 @@ pub(super) fn live(row: &PgRow) -> Result<Execution> {
         parameters: row.try_get(27)?,
         attempts: attempts.map_or_else(|| Ok(Vec::new()), |text| json("live_executions", text))?,
         concurrency,
-        job_name: row.try_get(31)?,
+        job_name: String::new(),
     })
 }
 

@@ -128,7 +128,7 @@ async fn update(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()
     Ok(())
 }
 
-/// Writes the leases of executions that have just been granted, whose locks the caller holds: only what a grant changes.
+/// Writes the leases of executions that have just been granted, each as it is, whose locks the caller holds: only what a grant changes.
 pub(super) async fn grant(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()> {
     let leases: Vec<(&Execution, &Lease)> = rows.iter().filter_map(|e| Some((*e, e.lease()?))).collect();
     if leases.is_empty() {

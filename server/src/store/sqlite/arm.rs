@@ -34,8 +34,8 @@ impl SqliteStore {
         let fires: Vec<DueFire> =
             fires.into_iter().zip(verdicts).filter(|(_, may)| *may).map(|(fire, _)| fire).collect();
         let offered = within_limits(work, fires, arm.tenant_limit).await?;
-        let candidates: Vec<Candidate> =
-            offered.iter().map(|fire| Candidate { execution: fire.execution.clone() }).collect();
+        let candidates: Vec<Candidate<'_>> =
+            offered.iter().map(|fire| Candidate { execution: &fire.execution }).collect();
         let answers = if candidates.is_empty() { Vec::new() } else { assign(&candidates) };
         let mut armed = Armed { more, now: work.now, ..Armed::default() };
         let mut living = Living::default();

@@ -25,11 +25,10 @@ impl Leases for SqliteStore {
         let mut work = self.write().await?;
         let offer = pick::offer(self, &mut work, claim).await?;
         let mut claimed = Claimed { more: offer.more, ..Claimed::default() };
-        let candidates: Vec<Candidate> =
-            offer.executions.into_iter().map(|execution| Candidate { execution }).collect();
+        let candidates: Vec<Candidate<'_>> = offer.executions.iter().map(|execution| Candidate { execution }).collect();
         let assignments = if candidates.is_empty() { Vec::new() } else { assign(&candidates) };
         let mut living = Living::default();
-        for (candidate, assignment) in candidates.into_iter().zip(assignments) {
+        for (execution, assignment) in offer.executions.into_iter().zip(assignments) {
             let Some(assignment) = assignment else { continue };
             // A lease of a session that is over would only be taken back again.
             if !living.lives(&mut work, assignment.session_id).await?
@@ -37,7 +36,6 @@ impl Leases for SqliteStore {
             {
                 continue;
             }
-            let execution = candidate.execution;
             let version = match execution.job_version {
                 0 => living.version(&mut work, execution.job_id).await?,
                 begun => begun,

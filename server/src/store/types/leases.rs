@@ -34,9 +34,9 @@ pub struct Claim<'a> {
 }
 
 /// A pending execution that may be granted.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    pub execution: Execution,
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    pub execution: &'a Execution,
 }
 
 /// Who gets it.

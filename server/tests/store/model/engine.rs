@@ -141,7 +141,7 @@ impl Engine {
             attachment: session.attachment,
             worker_name: session.agent.name.clone(),
         };
-        let assign = |candidates: &[Candidate]| vec![Some(to.clone()); candidates.len()];
+        let assign = |candidates: &[Candidate<'_>]| vec![Some(to.clone()); candidates.len()];
         let armed = self.store.arm(&arm, &firing::arm, &assign).await.unwrap();
         if self.agents[agent].dead {
             self.agents[agent] = Agent { session: self.open().await, dead: false };
