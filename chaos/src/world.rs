@@ -187,6 +187,7 @@ impl World {
             ("DATABASE_URL", database.as_str()),
             ("REDIS_URL", redis.as_str()),
             ("ORRERY_JWT_SECRET", SECRET),
+            ("ORRERY_ALLOW_SHELL", "true"),
             // The callers call as fast as they can.
             ("ORRERY_RATE_LIMIT_PER_MINUTE", "0"),
             ("ORRERY_HTTP", "127.0.0.1:0"),

@@ -289,11 +289,16 @@ impl Limits {
     pub fn quotas(&self) -> Quotas {
         Quotas {
             max_jobs: Some(self.max_jobs_per_tenant),
-            max_executions_per_hour: Some(self.max_executions_per_hour.unwrap_or(MAX_EXECUTIONS_PER_HOUR)),
+            max_executions_per_hour: Some(self.hourly()),
             max_concurrent: Some(i32::try_from(self.tenant_max_concurrent).unwrap_or(i32::MAX)),
             max_log_bytes: Some(self.max_log_bytes),
             max_result_bytes: Some(0),
         }
+    }
+
+    /// Executions that a tenant may begin in an hour of the clock, where it has no quota of its own; 0 is no limit.
+    pub fn hourly(&self) -> i64 {
+        self.max_executions_per_hour.unwrap_or(MAX_EXECUTIONS_PER_HOUR)
     }
 
     /// The same without the quotas and bounds of tenants that were not set: for one's own host.

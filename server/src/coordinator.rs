@@ -26,6 +26,7 @@ use crate::redis::{Redis, share_hints};
 use crate::secret::Vault;
 use crate::store::{DynStore, Retention};
 use crate::telemetry::{self, Metrics, OperationsLayer};
+use crate::tenant::{Allowance, Directory};
 use crate::tls::{self, Incoming, Tls};
 
 /// How long calls under way are waited for at the end.
@@ -71,6 +72,7 @@ struct Parts {
     vault: Vault,
     guard: Guard,
     edge: EdgeArgs,
+    tenants: Directory,
     egress: Egress,
     /// Ends the loops, after the services.
     loops: CancellationToken,
@@ -97,8 +99,13 @@ impl Coordinator {
         let (http, grpc) = (listeners.http.local_addr()?, listeners.grpc.local_addr()?);
         let parts = Parts::new(&self, http);
         let streams = CancellationToken::new();
-        let (intake, intake_loop) =
-            Intake::new(parts.store.clone(), parts.dispatch.clone(), parts.signals.clone(), parts.metrics.clone());
+        let (intake, intake_loop) = Intake::new(
+            parts.store.clone(),
+            parts.dispatch.clone(),
+            parts.signals.clone(),
+            parts.metrics.clone(),
+            parts.tenants.clone(),
+        );
         let (heart, renewals) = Renewals::new(parts.store.clone(), parts.dispatch.clone(), parts.limits.session_ttl());
         let agents = AgentApi {
             store: parts.store.clone(),
@@ -145,6 +152,7 @@ impl Parts {
             limiter: Limiter::new(coordinator.sharing.rates(), redis.clone(), metrics.clone()),
             guard: Guard::new(coordinator.edge.free_attempts, redis.clone(), metrics.clone()),
             edge: coordinator.edge.clone(),
+            tenants: Directory::new(store.clone(), &coordinator.limits),
             egress: Egress::new(&coordinator.edge.egress_allow),
             tls: coordinator.tls.clone(),
             vault: coordinator.vault.clone(),
@@ -171,8 +179,13 @@ impl Parts {
         let Self { store, limits, metrics, info, clock, signals, dispatch, loops, tasks, .. } = self;
         let planner =
             Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
-        let releaser =
-            Releaser { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
+        let releaser = Releaser {
+            store: store.clone(),
+            clock: clock.clone(),
+            signals: signals.clone(),
+            metrics: metrics.clone(),
+            hourly: limits.hourly(),
+        };
         let reaper = Reaper {
             store: store.clone(),
             clock: clock.clone(),
@@ -188,6 +201,7 @@ impl Parts {
             clock: clock.clone(),
             vault: self.vault.clone(),
             egress: self.egress.clone(),
+            tenants: self.tenants.clone(),
         };
         let armer = Armer {
             store: store.clone(),
@@ -256,6 +270,7 @@ impl Parts {
             clock: self.clock.clone(),
             vault: self.vault.clone(),
             egress: self.egress.clone(),
+            tenants: self.tenants.clone(),
         };
         let (triggers, making) = TriggerQueue::new(self.store.clone(), self.limits.clone(), Some(hand_over));
         self.tasks.spawn(making.run(self.loops.clone()));
@@ -269,6 +284,8 @@ impl Parts {
             authenticator: authenticator.clone(),
             tls: self.tls.clone(),
             vault: self.vault.clone(),
+            tenants: self.tenants.clone(),
+            allowance: Allowance::new(self.store.clone(), self.tenants.clone(), self.limits.hourly()),
         };
         self.tasks.spawn(authenticator.clone().keep(self.loops.clone()));
         self.tasks.spawn(agents.streams.clone().watch(self.store.clone(), self.loops.clone()));
@@ -277,6 +294,7 @@ impl Parts {
             .limited_by(self.limiter.clone())
             .guarded_by(self.guard.clone())
             .behind(Edge::new(&self.edge))
+            .of_tenants(self.tenants.clone())
             .counting(self.metrics.clone());
         let face = Face { origins: self.edge.cors_origins.clone(), hsts_seconds: self.edge.hsts(self.tls.is_on()) };
         let operations = OperationsLayer::new(self.metrics.clone());

@@ -175,7 +175,7 @@ impl From<StoreError> for Error {
             }
             StoreError::QuotaExceeded { limit, current } => {
                 let message = format!(
-                    "the tenant may have {limit} jobs and has {current}; delete some or raise MAX_JOBS_PER_TENANT"
+                    "the tenant may have {limit} jobs and has {current}; delete some, or have maxJobs of the tenant raised, or MAX_JOBS_PER_TENANT"
                 );
                 Self::new(Kind::Exhausted, "QUOTA_EXCEEDED", message).with("limit", limit).with("current", current)
             }

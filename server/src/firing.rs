@@ -93,11 +93,21 @@ pub fn judge(fires: &[DueFire], now: DateTime<Utc>) -> Vec<DueVerdict> {
         last.insert(fire.job.id, index);
     }
     let mut loads: HashMap<Uuid, Load> = HashMap::new();
+    let mut rooms: HashMap<Uuid, i64> = HashMap::new();
     let mut verdicts = Vec::with_capacity(fires.len());
     for (index, fire) in fires.iter().enumerate() {
         let load = loads.entry(fire.job.id).or_insert(Load { active: fire.active, waiting: fire.waiting });
         let is_last = last.get(&fire.job.id) == Some(&index);
-        let verdict = verdict(fire, *load, is_last, now);
+        let mut verdict = verdict(fire, *load, is_last, now);
+        if is_begun(fire, &verdict)
+            && let Some(room) = fire.room
+        {
+            let room = rooms.entry(fire.job.tenant_id).or_insert(room);
+            if *room <= 0 {
+                verdict = omit(fire, "quota", "the tenant had begun as many executions in this hour as it may");
+            }
+            *room -= 1;
+        }
         if !matches!(verdict, DueVerdict::Omit(_) | DueVerdict::Unplan) {
             load.active += 1;
             load.waiting += 1;
@@ -105,6 +115,11 @@ pub fn judge(fires: &[DueFire], now: DateTime<Utc>) -> Vec<DueVerdict> {
         verdicts.push(verdict);
     }
     verdicts
+}
+
+/// Whether a fire is a further execution by this verdict, and not one that was begun when it was granted ahead.
+pub fn is_begun(fire: &DueFire, verdict: &DueVerdict) -> bool {
+    matches!(verdict, DueVerdict::Admit | DueVerdict::Replace(_)) && !fire.execution.was_armed()
 }
 
 #[derive(Clone, Copy)]
@@ -126,6 +141,9 @@ fn verdict(fire: &DueFire, load: Load, is_last: bool, now: DateTime<Utc>) -> Due
     }
     if fire.job.deleted_at.is_some() || fire.job.status == JobStatus::Inactive {
         return omit(fire, "stopped", "the job had been stopped");
+    }
+    if fire.job.tenant_suspended_at.is_some() {
+        return omit(fire, "tenant_suspended", "the tenant was suspended");
     }
     if fire.job.status == JobStatus::Paused {
         return omit(fire, "paused", "the job was paused");
@@ -200,8 +218,11 @@ pub fn counts_active(spec: &JobSpec) -> bool {
 /// place then.
 ///
 /// # Errors
-/// JOB_INACTIVE, JOB_ALREADY_RUNNING.
+/// TENANT_SUSPENDED, JOB_INACTIVE, JOB_ALREADY_RUNNING.
 pub fn admit_trigger(job: &Job, active: i64, later: bool) -> Result<(), Error> {
+    if job.tenant_suspended_at.is_some() {
+        return Err(Error::tenant_suspended(""));
+    }
     if job.status == JobStatus::Inactive {
         let message = format!("job {} is inactive; resume it before triggering it", job.spec.name);
         return Err(Error::new(Kind::Conflict, "JOB_INACTIVE", message));

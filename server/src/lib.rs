@@ -16,6 +16,7 @@ pub mod dispatch;
 pub mod edge;
 pub mod error;
 pub mod execution;
+pub mod fairness;
 pub mod firing;
 pub mod gateway;
 pub mod job;

@@ -37,6 +37,8 @@ pub struct Reach {
     allow: Rules,
     delegate: Rules,
     lease: Rules,
+    /// Closed, whatever is open.
+    closed: Rules,
 }
 
 /// Why a call is not made. The texts are for the author of the job.
@@ -68,6 +70,9 @@ pub enum Refused {
         "{0} is a cloud's metadata service, which jobs may not call; only ORRERY_EGRESS_ALLOW of the agent opens it, by its name and its address"
     )]
     MetadataName(String),
+    /// The lease closes it.
+    #[error("{0} is closed to this tenant's jobs, by its setting egressDeny")]
+    Closed(String),
     /// Neither http nor https.
     #[error("{0}: is not called; only http and https are")]
     Scheme(String),
@@ -94,11 +99,22 @@ fn remedy(kind: &Kind, what: &str, lease: &bool) -> String {
 impl Policy {
     /// What a call at a port may reach whose lease opens `lease`.
     pub fn reach(&self, lease: &Rules, port: u16) -> Reach {
-        Reach { allow: self.allow.at(port), delegate: self.delegate.at(port), lease: lease.at(port) }
+        Reach {
+            allow: self.allow.at(port),
+            delegate: self.delegate.at(port),
+            lease: lease.at(port),
+            closed: Rules::default(),
+        }
     }
 }
 
 impl Reach {
+    /// The same without what these rules close at a port.
+    #[must_use]
+    pub fn without(self, closed: &Rules, port: u16) -> Self {
+        Self { closed: closed.at(port), ..self }
+    }
+
     /// Checks a URL before anything is connected: its scheme, and its host where that is an address.
     ///
     /// # Errors
@@ -118,6 +134,9 @@ impl Reach {
     }
 
     fn check_literal(&self, address: IpAddr) -> Result<(), Refused> {
+        if self.closed.close(None, Some(address)) {
+            return Err(Refused::Closed(address.to_string()));
+        }
         match self.closed(None, address) {
             Some(kind) => Err(Refused::Address { address, kind, lease: self.is_asked_for(None, address, kind) }),
             None => Ok(()),
@@ -125,6 +144,9 @@ impl Reach {
     }
 
     fn check_name(&self, name: &str) -> Result<(), Refused> {
+        if self.closed.close(Some(&name.to_ascii_lowercase()), None) {
+            return Err(Refused::Closed(name.to_owned()));
+        }
         let is_metadata = METADATA_NAMES.iter().any(|known| known.eq_ignore_ascii_case(name));
         if is_metadata && !self.allow.name(name) { Err(Refused::MetadataName(name.to_owned())) } else { Ok(()) }
     }
@@ -136,6 +158,11 @@ impl Reach {
     pub fn open(&self, name: &str, found: Vec<IpAddr>) -> Result<Vec<IpAddr>, Refused> {
         let name = plain(name).to_ascii_lowercase();
         self.check_name(&name)?;
+        let is_closed = |ip: &IpAddr| self.closed.close(None, Some(*ip));
+        if !found.is_empty() && found.iter().all(is_closed) {
+            return Err(Refused::Closed(name));
+        }
+        let found: Vec<IpAddr> = found.into_iter().filter(|ip| !is_closed(ip)).collect();
         let first = found.first().copied();
         let open: Vec<IpAddr> = found.into_iter().filter(|ip| self.closed(Some(&name), *ip).is_none()).collect();
         match first.and_then(|address| Some((address, self.closed(Some(&name), address)?))) {
@@ -228,5 +255,35 @@ mod tests {
             told("http://169.254.169.254/")
                 .ends_with("only ORRERY_EGRESS_ALLOW of the agent opens it, by this very address")
         );
+    }
+
+    #[test]
+    fn what_the_lease_closes_is_closed_whatever_is_open() {
+        let everything = Policy { allow: Rules::everything(), delegate: Rules::default() };
+        let reach = |closed: &str, port| everything.reach(&Rules::default(), port).without(&rules(closed), port);
+        let check = |closed: &str, url: &str| {
+            let url = Url::parse(url).expect(url);
+            reach(closed, url.port_or_known_default().unwrap_or(80)).check(&url)
+        };
+        for (closed, url) in [
+            ("93.184.0.0/16", "http://93.184.215.14/"),
+            ("10.0.0.0/8", "http://[::ffff:10.1.2.3]/"),
+            ("10.0.0.0/8", "http://0x0a.1/"),
+            ("*.example.com", "http://A.Example.com./"),
+            ("example.com:443", "https://example.com/"),
+        ] {
+            assert!(matches!(check(closed, url), Err(Refused::Closed(_))), "{closed} {url}");
+            assert!(rules(closed).close_url(url), "{closed} {url}");
+        }
+        for (closed, url) in [("example.com:443", "http://example.com/"), ("10.0.0.0/8", "http://11.0.0.1/")] {
+            assert_eq!(check(closed, url), Ok(()), "{closed} {url}");
+            assert!(!rules(closed).close_url(url), "{closed} {url}");
+        }
+        // On what a name resolves to as well.
+        let (one, other): (IpAddr, IpAddr) = ([1, 1, 1, 1].into(), [2, 2, 2, 2].into());
+        let open = |found: Vec<IpAddr>| reach("1.0.0.0/8", 80).open("a.example", found);
+        assert_eq!(open(vec![one, other]), Ok(vec![other]));
+        assert_eq!(open(vec![one]), Err(Refused::Closed("a.example".into())));
+        assert_eq!(open(vec![]), Ok(vec![]));
     }
 }

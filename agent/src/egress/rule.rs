@@ -53,6 +53,15 @@ impl Rule {
         }
     }
 
+    /// Whether this closes an address, or the name that was called.
+    fn closes(&self, name: Option<&str>, address: Option<IpAddr>) -> bool {
+        match &self.target {
+            // IPv4 is closed in the clothes of version six as well.
+            Target::Net(net) => address.is_some_and(|ip| net.contains(&ip) || net.contains(&ip.to_canonical())),
+            _ => name.is_some_and(|name| self.names(name)),
+        }
+    }
+
     /// Whether this names a host.
     pub(super) fn names(&self, name: &str) -> bool {
         match &self.target {
@@ -158,6 +167,23 @@ impl Rules {
 
     pub(super) fn open(&self, name: Option<&str>, address: IpAddr, kind: Kind) -> bool {
         self.0.iter().any(|rule| rule.opens(name, address, kind))
+    }
+
+    /// Whether any of them closes an address, or the name that was called.
+    pub(super) fn close(&self, name: Option<&str>, address: Option<IpAddr>) -> bool {
+        self.0.iter().any(|rule| rule.closes(name, address))
+    }
+
+    /// Whether, as what is closed, they close a URL as it is written: by its host, or by its address where it names one.
+    pub fn close_url(&self, url: &str) -> bool {
+        let Ok(url) = url::Url::parse(url) else { return false };
+        let rules = self.at(url.port_or_known_default().unwrap_or_default());
+        match url.host() {
+            Some(Host::Ipv4(address)) => rules.close(None, Some(address.into())),
+            Some(Host::Ipv6(address)) => rules.close(None, Some(address.into())),
+            Some(Host::Domain(name)) => rules.close(Some(&plain(name).to_ascii_lowercase()), None),
+            None => false,
+        }
     }
 
     pub(super) fn name(&self, host: &str) -> bool {

@@ -43,6 +43,7 @@ pub fn task(config: impl ToString) -> Task {
         idempotency_key: "key-1".into(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         egress_allow: Vec::new(),
+        egress_deny: Vec::new(),
         sandbox_level: String::new(),
         shell_allowed: true,
     }

@@ -49,6 +49,8 @@ pub struct Task {
     /// What its calls may reach beside public addresses, by the word of the coordinator: networks, addresses and hosts, each with a port or
     /// without one. The executor's own settings bound it.
     pub egress_allow: Vec<String>,
+    /// What its calls may not reach, whatever is open.
+    pub egress_deny: Vec<String>,
     /// The least sandbox level of its tenant: none, process or container; none where empty.
     pub sandbox_level: String,
     /// Whether its tenant may run shells.

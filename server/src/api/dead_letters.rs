@@ -14,6 +14,7 @@ use super::page_token::{self, Listing, Scope, page};
 use super::{Api, convert, request, triggers};
 use crate::auth;
 use crate::error::Error;
+use crate::job::Job;
 use crate::store::{self, DeadLetterFilter, Discard, StoreError, Wake};
 
 #[tonic::async_trait]
@@ -69,7 +70,18 @@ impl DeadLetterService for Api {
         // That it was released is its own idempotency: a key adds nothing.
         let asking = triggers::Asking { key: String::new(), ..asking(&principal, &metadata)? };
         let trigger = triggers::again(&execution, "", &asking)?;
-        let made = self.store.release_dead_letter(&trigger, &triggers::admission(None)).await.map_err(of_letter(id))?;
+        let taken = self.allowance.take(trigger.tenant, 1).await;
+        let admission = triggers::admission(None);
+        // One that was released answers with what it was released as, whatever the quota.
+        let decide = |job: &Job, active: i64, trigger: &store::Trigger| match &taken {
+            Ok(()) => admission(job, active, trigger),
+            Err(error) => Err(error.clone()),
+        };
+        let made = self.store.release_dead_letter(&trigger, &decide).await.map_err(of_letter(id));
+        if made.is_err() && taken.is_ok() {
+            self.allowance.give_back(trigger.tenant, 1);
+        }
+        let made = made?;
         self.wake(Wake::Work).await;
         Ok(Response::new(convert::execution(&made)))
     }

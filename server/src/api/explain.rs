@@ -35,7 +35,7 @@ pub(super) struct ExecutionFacts<'a> {
 /// Why a job is not running now.
 pub(super) fn job(facts: &JobFacts<'_>) -> Explanation {
     let job = facts.job;
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<Reason> = suspended(job).into_iter().collect();
     match job.status {
         JobStatus::Inactive => reasons.push(inactive(job, facts.now)),
         JobStatus::Paused => {
@@ -95,6 +95,7 @@ pub(super) fn execution(facts: &ExecutionFacts<'_>) -> Explanation {
             reasons.extend(facts.job.map(|job| agents(&job.spec, facts.agents)).unwrap_or_default());
         }
         State::Pending => {
+            reasons.extend(facts.job.and_then(suspended));
             reasons.extend(facts.full.iter().map(at_limit));
             reasons.extend(facts.job.map(|job| agents(&job.spec, facts.agents)).unwrap_or_default());
             reasons.extend(execution.start_by.map(|by| Reason {
@@ -110,6 +111,12 @@ pub(super) fn execution(facts: &ExecutionFacts<'_>) -> Explanation {
         reasons.insert(0, reason("CANCELLING", message.to_owned()));
     }
     explanation(&format!("Execution {}", execution.id), reasons)
+}
+
+fn suspended(job: &Job) -> Option<Reason> {
+    let since = job.tenant_suspended_at?;
+    let message = format!("its tenant is suspended since {since}: nothing new of it runs");
+    Some(reason("TENANT_SUSPENDED", message))
 }
 
 fn inactive(job: &Job, now: DateTime<Utc>) -> Reason {

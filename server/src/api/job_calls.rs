@@ -76,8 +76,12 @@ impl Api {
     /// Stores jobs, all or none. Whatever the time, a key that came before answers with the job that it made.
     pub(super) async fn create(&self, asked: Vec<Asked>) -> Result<Vec<Job>, StoreError> {
         self.repeated(&asked).await?;
+        let most = match asked.first() {
+            Some(first) => self.tenants.rules(first.new.job.tenant_id).await?.max_jobs,
+            None => 0,
+        };
         let jobs = asked.into_iter().map(|asked| asked.new).collect();
-        let made = self.store.create_jobs(jobs, Some(self.limits.max_jobs_per_tenant)).await?;
+        let made = self.store.create_jobs(jobs, Some(most).filter(|most| *most > 0)).await?;
         self.wake(Wake::Plan).await;
         Ok(made)
     }

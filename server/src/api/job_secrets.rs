@@ -8,7 +8,7 @@ use orrery_sdk::secret::{self, Found};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::{Api, job_rights};
+use super::{Api, job_bounds, job_rights};
 use crate::auth::{self, Principal};
 use crate::error::{Error, FieldProblem};
 use crate::job::JobSpec;
@@ -21,15 +21,18 @@ const SOME_VALUE: &str = "~kept";
 pub(super) type Defined<'a> = (String, &'a mut JobSpec);
 
 impl Api {
-    /// Sees to what definitions ask for that are about to be saved: their caller may have them run, their references are of secrets that there are, and sensitive values are
+    /// Sees to what definitions ask for that are about to be saved: their caller may have them run,
+    /// they keep within the bounds of their tenant, their references are of secrets that there are, and sensitive values are
     /// taken out and encrypted.
     ///
     /// Whoever saves a job that uses a secret could send it anywhere, so that takes `secrets:read`; also where a sensitive value is only kept, for
     /// what it is sent to may have changed.
     pub(super) async fn secure(&self, principal: &Principal, defined: Vec<Defined<'_>>) -> Result<(), Error> {
         job_rights::may_save(principal, &defined)?;
+        let rules = self.tenants.rules(principal.tenant()).await?;
         let mut problems = Vec::new();
         for (prefix, spec) in &defined {
+            problems.extend(job_bounds::problems(&rules, spec, prefix));
             problems.extend(self.unknown_secrets(principal.tenant(), spec, prefix).await?);
         }
         if !problems.is_empty() {

@@ -12,7 +12,9 @@ use tonic::{Request, Response, Status};
 
 use super::job_calls::{asking, bounded, field_error, job_filter, new_job, new_jobs, of_batch, validate};
 use super::page_token::{self, Listing, Scope, page};
-use super::{Api, convert, definition, explain, job_changes, job_rights, of_one, request, timing, triggers};
+use super::{
+    Api, convert, definition, explain, job_bounds, job_changes, job_rights, of_one, request, timing, triggers,
+};
 use crate::auth;
 use crate::error::Error;
 
@@ -116,6 +118,8 @@ impl JobService for Api {
         let now = self.store.now().await.map_err(Error::from)?;
         let (mut answer, spec) = validate(message, existing.as_ref(), now);
         if let Some(spec) = spec {
+            let rules = self.tenants.rules(principal.tenant()).await.map_err(Error::from)?;
+            answer.errors.extend(job_bounds::problems(&rules, &spec, "").into_iter().map(field_error));
             let unknown = self.unknown_secrets(principal.tenant(), &spec, "").await?;
             answer.errors.extend(unknown.into_iter().map(field_error));
             answer.errors.extend(job_rights::problem(&principal, &spec, "").map(field_error));

@@ -7,6 +7,7 @@ mod definition;
 mod executions;
 mod explain;
 mod health;
+mod job_bounds;
 mod job_calls;
 mod job_changes;
 mod job_rights;
@@ -55,6 +56,7 @@ use crate::error::Error;
 use crate::lock::{self, Held, Locks};
 use crate::secret::Vault;
 use crate::store::{DynStore, StoreError, Wake};
+use crate::tenant::{Allowance, Directory};
 use crate::tls::Tls;
 
 /// What the handlers need. Cheap to clone.
@@ -72,6 +74,9 @@ pub struct Api {
     /// Holds the authority that lets agents in.
     pub tls: Tls,
     pub vault: Vault,
+    pub tenants: Directory,
+    /// Counts what callers ask for.
+    pub allowance: Allowance,
 }
 
 /// What a coordinator says of itself.

@@ -26,6 +26,8 @@ impl AuthService for Api {
         let origin = auth::origin();
         let login = sign_in.login(tenant, &message.name, message.password, &origin);
         let signed = limiter::guard(&format!("{tenant}/{}", message.name), login).await?;
+        // Told to nobody who has not signed in.
+        self.tenants.admit(tenant, origin.address, false).await?;
         Ok(Response::new(signed_in(signed)))
     }
 

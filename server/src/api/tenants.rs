@@ -47,6 +47,7 @@ impl TenantService for Api {
         };
         check(&tenant)?;
         let made = self.store.create_tenant(&tenant).await.map_err(Error::from)?;
+        self.tenants.forget(made.id);
         Ok(Response::new(convert_tenant(made)))
     }
 
@@ -164,6 +165,8 @@ impl Api {
             StoreError::NotFound => Error::tenant_not_found(id),
             other => other.into(),
         })?;
+        self.tenants.forget(id);
+        self.allowance.forget(id);
         // What it may do and could not, or could and may not any more.
         for hint in [Wake::Plan, Wake::Work] {
             self.wake(hint).await;

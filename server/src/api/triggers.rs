@@ -120,14 +120,47 @@ pub(super) async fn clock_for(
 impl Api {
     /// Makes executions, all or none.
     pub(super) async fn trigger_all(&self, triggers: Vec<Trigger>) -> Result<Vec<Execution>, StoreError> {
+        let Some(tenant) = triggers.first().map(|trigger| trigger.tenant) else { return Ok(Vec::new()) };
+        let count = triggers.len();
+        if let Err(error) = self.allowance.take(tenant, count).await {
+            return self.earlier(triggers, error).await;
+        }
+        let made = self.try_trigger_all(triggers).await;
+        if made.is_err() {
+            self.allowance.give_back(tenant, count);
+        }
+        made
+    }
+
+    async fn try_trigger_all(&self, triggers: Vec<Trigger>) -> Result<Vec<Execution>, StoreError> {
         let now = clock_for(&self.store, triggers.iter()).await?;
         let made = self.store.trigger(triggers, &admission(now)).await?;
         self.wake(Wake::Work).await;
         Ok(made)
     }
 
+    /// What keys have made before, where nothing more may be made.
+    ///
+    /// # Errors
+    /// Why not, where any of it was not.
+    async fn earlier(&self, triggers: Vec<Trigger>, why: Error) -> Result<Vec<Execution>, StoreError> {
+        if triggers.iter().any(|trigger| trigger.idempotency.is_none()) {
+            return Err(StoreError::Refused(Box::new(why)));
+        }
+        self.store.trigger(triggers, &|_, _, _| Err(why.clone())).await
+    }
+
     /// Makes one execution, together with what others ask for at the same time.
     pub(super) async fn trigger_one(&self, trigger: Trigger) -> Result<Execution, Error> {
-        self.triggers.ask(trigger).await
+        let (tenant, job) = (trigger.tenant, trigger.job);
+        if let Err(error) = self.allowance.take(tenant, 1).await {
+            let earlier = self.earlier(vec![trigger], error).await.map_err(super::of_job(job))?;
+            return earlier.into_iter().next().ok_or_else(|| Error::job_not_found(job));
+        }
+        let made = self.triggers.ask(trigger).await;
+        if made.is_err() {
+            self.allowance.give_back(tenant, 1);
+        }
+        made
     }
 }

@@ -17,6 +17,7 @@ use crate::edge::Edge;
 use crate::error::{Error, Kind};
 use crate::limiter::{Budget, Caller, Guard, Limiter, RETRY_AFTER, guarded};
 use crate::telemetry::Metrics;
+use crate::tenant::Directory;
 use crate::tls::Peer;
 
 /// Paths of no call that need no credentials: pages, and the document of the contract.
@@ -35,6 +36,7 @@ pub struct AuthLayer {
     limiter: Option<Limiter>,
     guard: Guard,
     edge: Edge,
+    tenants: Option<Directory>,
     metrics: Metrics,
 }
 
@@ -46,7 +48,15 @@ impl AuthLayer {
     pub fn new(authenticator: Authenticator) -> Self {
         let metrics = Metrics::default();
         let guard = Guard::new(0, None, metrics.clone());
-        Self { authenticator, public_below: Arc::new([]), limiter: None, guard, edge: Edge::default(), metrics }
+        Self {
+            authenticator,
+            public_below: Arc::new([]),
+            limiter: None,
+            guard,
+            edge: Edge::default(),
+            tenants: None,
+            metrics,
+        }
     }
 
     /// Refuses calls of those who make too many.
@@ -70,6 +80,13 @@ impl AuthLayer {
         self
     }
 
+    /// Refuses callers of tenants that are suspended, or let them call from elsewhere only.
+    #[must_use]
+    pub fn of_tenants(mut self, tenants: Directory) -> Self {
+        self.tenants = Some(tenants);
+        self
+    }
+
     /// Counts what it refuses.
     #[must_use]
     pub fn counting(mut self, metrics: Metrics) -> Self {
@@ -88,13 +105,10 @@ impl AuthLayer {
         let address = credentials.peer.map(|peer| peer.ip());
         let found = self.known(credentials, address).await;
         let is_agent = is_agents(credentials.uri.path());
-        let admitted = found.and_then(|principal| {
-            // Agents of the whole deployment administer nothing.
-            if !is_agent {
-                self.edge.admit_principal(&principal, address).inspect_err(|_| self.metrics.call_refused("address"))?;
-            }
-            Ok(principal)
-        });
+        let admitted = match found {
+            Ok(principal) => self.admit_principal(&principal, address, is_agent).await.map(|()| principal),
+            Err(error) => Err(error),
+        };
         let (Some(limiter), Ok(_) | Err(Error { kind: Kind::Unauthenticated, .. })) = (&self.limiter, &admitted) else {
             return admitted.map(|principal| (principal, None)).map_err(|error| (error, None));
         };
@@ -108,6 +122,29 @@ impl AuthLayer {
             None => None,
         };
         admitted.map(|principal| (principal, budget)).map_err(|error| (error, budget))
+    }
+
+    /// Whether somebody who is known may call from an address.
+    async fn admit_principal(
+        &self,
+        principal: &Principal,
+        address: Option<IpAddr>,
+        is_agent: bool,
+    ) -> Result<(), Error> {
+        // Agents of the whole deployment administer nothing.
+        if !is_agent {
+            self.edge.admit_principal(principal, address).inspect_err(|_| self.metrics.call_refused("address"))?;
+        }
+        if let (Some(tenants), Some(tenant)) = (&self.tenants, principal.tenant_id) {
+            let admitted = tenants.admit(tenant, address, is_agent).await;
+            admitted.inspect_err(|error| {
+                let why = if error.code == "TENANT_SUSPENDED" { "tenant" } else { "address" };
+                if error.kind == Kind::Denied {
+                    self.metrics.call_refused(why);
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Who calls. Where credentials are shown, whoever shows wrong ones has to wait, and they are not looked at meanwhile.

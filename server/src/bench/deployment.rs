@@ -63,6 +63,7 @@ impl Deployment {
             ("SCHEDULER_MAX_CONCURRENT_JOBS", "1000000"),
             ("MAX_JOBS_PER_TENANT", "10000000"),
             ("ORRERY_RATE_LIMIT_PER_MINUTE", "0"),
+            ("MAX_EXECUTIONS_PER_HOUR", "0"),
         ]);
         command.envs(authority.iter().flat_map(Authority::settings));
         let mut coordinator = Child::start("coordinator", bed.directory(), command)?;

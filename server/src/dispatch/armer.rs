@@ -126,6 +126,7 @@ impl Armer {
             ahead: self.limits.arm_ahead(),
             limit,
             tenant_limit: self.limits.tenant_max_concurrent,
+            hourly: self.limits.hourly(),
             timeouts: self.limits.timeouts(),
         };
         let assign = |candidates: &[Candidate<'_>]| {

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use orrery_proto::v1::{JobType, Lease, LeaseBatch, Work};
+use orrery_proto::v1::{Lease, LeaseBatch, Work};
 use orrery_proto::{Json, Timestamp};
 use uuid::Uuid;
 
+use super::egress::Bounds;
 use super::secrets::Secrets;
-use super::{Egress, text};
+use super::text;
 use crate::clock::DatabaseClock;
 use crate::execution::Execution;
 use crate::store::Grant;
@@ -21,15 +22,15 @@ const FRAME_BYTES: usize = 1 << 20;
 const A_LEASE: usize = 192;
 
 /// Leases in frames, in their order.
-pub(super) fn frames(grants: &[Grant], secrets: &Secrets, egress: &Egress, clock: &DatabaseClock) -> Vec<LeaseBatch> {
+pub(super) fn frames(grants: &[Grant], secrets: &Secrets, bounds: &Bounds, clock: &DatabaseClock) -> Vec<LeaseBatch> {
     let traced = is_traced();
     let mut frames = Vec::new();
     let mut frame = Frame::default();
     for grant in grants {
-        if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant, secrets, egress) > FRAME_BYTES {
+        if !frame.batch.leases.is_empty() && frame.size + frame.weight(grant, secrets, bounds) > FRAME_BYTES {
             frames.push(std::mem::take(&mut frame).batch);
         }
-        frame.add(grant, secrets, egress, traced, clock);
+        frame.add(grant, secrets, bounds, traced, clock);
     }
     if !frame.batch.leases.is_empty() {
         frames.push(frame.batch);
@@ -55,19 +56,19 @@ struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// What it would weigh more.
-    fn weight(&self, grant: &Grant, secrets: &Secrets, egress: &Egress) -> usize {
+    fn weight(&self, grant: &Grant, secrets: &Secrets, bounds: &Bounds) -> usize {
         let of_lease = A_LEASE + grant.execution.parameters.as_ref().map_or(0, String::len);
         let of_secrets: usize = secrets.values(grant).iter().map(|(key, value)| key.len() + value.expose().len()).sum();
-        let opened = opened(grant, egress).iter().map(String::len).sum::<usize>();
-        let of_work = A_LEASE + grant.spec.config.len() + grant.execution.job_name.len() + of_secrets + opened;
+        let of_work =
+            A_LEASE + grant.spec.config.len() + grant.execution.job_name.len() + of_secrets + bounds.weight(grant);
         if self.works.contains_key(&shared(grant)) { of_lease } else { of_lease + of_work }
     }
 
-    fn add(&mut self, grant: &'a Grant, secrets: &Secrets, egress: &Egress, traced: bool, clock: &DatabaseClock) {
-        self.size += self.weight(grant, secrets, egress);
+    fn add(&mut self, grant: &'a Grant, secrets: &Secrets, bounds: &Bounds, traced: bool, clock: &DatabaseClock) {
+        self.size += self.weight(grant, secrets, bounds);
         let works = &mut self.batch.works;
         let number = *self.works.entry(shared(grant)).or_insert_with(|| {
-            works.push(work(grant, secrets, egress));
+            works.push(work(grant, secrets, bounds));
             u32::try_from(works.len()).unwrap_or(u32::MAX)
         });
         let start_in_us = start_in(&grant.execution, clock);
@@ -75,14 +76,9 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// What the calls of an execution may reach beside public addresses; only those of http jobs are checked against it.
-fn opened<'a>(grant: &Grant, egress: &'a Egress) -> &'a [String] {
-    if grant.spec.job_type == JobType::Http { egress.rules() } else { &[] }
-}
-
-fn work(grant: &Grant, secrets: &Secrets, egress: &Egress) -> Work {
+fn work(grant: &Grant, secrets: &Secrets, bounds: &Bounds) -> Work {
     let execution = &grant.execution;
-    Work {
+    let mut work = Work {
         job_id: text(execution.job_id),
         job_name: execution.job_name.clone(),
         tenant_id: text(execution.tenant_id),
@@ -90,10 +86,10 @@ fn work(grant: &Grant, secrets: &Secrets, egress: &Egress) -> Work {
         config: Some(Json::new(grant.spec.config.clone())),
         timeout_ms: i64::try_from(grant.timeout.max(Duration::from_millis(1)).as_millis()).unwrap_or(i64::MAX),
         secrets: secrets.values(grant).iter().map(|(key, value)| (key.clone(), value.expose().to_owned())).collect(),
-        egress_allow: opened(grant, egress).to_vec(),
-        // What the tenant demands is put in when a frame goes out.
         ..Work::default()
-    }
+    };
+    bounds.write(grant, &mut work);
+    work
 }
 
 fn lease(grant: &Grant, work: u32, traced: bool) -> Lease {
@@ -160,7 +156,7 @@ mod tests {
     #[test]
     fn leases_are_sent_in_frames_that_agents_can_read() {
         let sizes = |grants: Vec<Grant>| {
-            frames(&grants, &Secrets::default(), &Egress::default(), &DatabaseClock::default())
+            frames(&grants, &Secrets::default(), &Bounds::default(), &DatabaseClock::default())
                 .iter()
                 .map(|f| f.leases.len())
                 .collect::<Vec<_>>()
@@ -192,7 +188,7 @@ mod tests {
             };
             early.execution.state = State::Leased(lease);
             clock.observe(Instant::now(), granted_at);
-            frames(&[early], &Secrets::default(), &Egress::default(), clock)[0].leases[0].start_in_us
+            frames(&[early], &Secrets::default(), &Bounds::default(), clock)[0].leases[0].start_in_us
         };
         let quick = of(&DatabaseClock::default(), 900);
         assert!((800_000..=900_000).contains(&quick), "{quick}");
@@ -211,7 +207,7 @@ mod tests {
         let mut renamed = grant(3, 7, 0, 5);
         renamed.execution.job_name = "as it was called before".into();
         let grants = [grant(1, 7, 0, 5), grant(2, 8, 2, 5), renamed, grant(4, 7, 0, 5)];
-        let sent = frames(&grants, &Secrets::default(), &Egress::default(), &DatabaseClock::default());
+        let sent = frames(&grants, &Secrets::default(), &Bounds::default(), &DatabaseClock::default());
         let [batch] = sent.as_slice() else { panic!("{} frames", sent.len()) };
         assert_eq!(batch.leases.iter().map(|lease| lease.work).collect::<Vec<_>>(), [1, 2, 3, 1]);
         for (lease, grant) in batch.leases.iter().zip(&grants) {

@@ -14,6 +14,7 @@ use crate::execution::{Event, Execution, Executions, Rejected};
 use crate::reconcile::{Backoff, Signals};
 use crate::store::{Change, DynStore, StoreError, Wake};
 use crate::telemetry::Metrics;
+use crate::tenant::Directory;
 
 /// Frames whose words may wait to be written. When it is full, streams are read no further, and agents wait.
 const WAITING: usize = 4096;
@@ -89,6 +90,7 @@ struct Writer {
     dispatch: Arc<Dispatch>,
     signals: Arc<Signals>,
     metrics: Metrics,
+    tenants: Directory,
 }
 
 impl Intake {
@@ -98,10 +100,11 @@ impl Intake {
         dispatch: Arc<Dispatch>,
         signals: Arc<Signals>,
         metrics: Metrics,
+        tenants: Directory,
     ) -> (Self, IntakeLoop) {
         let (sender, items) = mpsc::channel(WAITING);
         let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
-        let writer = Writer { store, dispatch, signals, metrics };
+        let writer = Writer { store, dispatch, signals, metrics, tenants };
         (Self { items: sender, room }, IntakeLoop { writer, items })
     }
 
@@ -275,8 +278,22 @@ impl Writer {
     }
 
     async fn apply(&self, words: &[Word]) -> Result<Vec<Result<Execution, Rejected>>, StoreError> {
-        let changes = changes(words, &self.dispatch.lock());
+        let mut changes = changes(words, &self.dispatch.lock());
+        self.bound_results(&mut changes).await?;
         self.store.apply(changes).await
+    }
+
+    /// Takes results away that are larger than their tenant may keep, and says so in their places.
+    async fn bound_results(&self, changes: &mut [Change]) -> Result<(), StoreError> {
+        for change in changes {
+            let (Event::Finished { report, .. }, Some(known)) = (&mut change.event, &change.known) else { continue };
+            let Some(bytes) = report.result.as_ref().map(String::len) else { continue };
+            let most = self.tenants.rules(known.tenant_id).await?.max_result_bytes;
+            if most > 0 && i64::try_from(bytes).is_ok_and(|bytes| bytes > most) {
+                report.result = Some(format!("{{\"dropped\":true,\"bytes\":{bytes},\"maxResultBytes\":{most}}}"));
+            }
+        }
+        Ok(())
     }
 
     async fn answer(&self, words: &[Word], answers: Vec<Result<Execution, Rejected>>) {

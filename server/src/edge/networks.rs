@@ -28,6 +28,11 @@ impl Networks {
         self.0.iter().any(|network| network.contains(&address))
     }
 
+    /// One that nobody calls from: the address that stands for none.
+    pub fn nowhere() -> Self {
+        Self(vec![IpAddr::from([0_u8; 4]).into()])
+    }
+
     /// Reads each text.
     ///
     /// # Errors

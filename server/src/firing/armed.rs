@@ -24,9 +24,16 @@ struct Taken {
 /// fire can still be paused. What may not be granted stays planned, and is decided when it is due.
 pub fn arm(fires: &[DueFire]) -> Vec<bool> {
     let mut taken: HashMap<Uuid, Taken> = HashMap::new();
+    let mut rooms: HashMap<Uuid, i64> = HashMap::new();
     let mut arm = |fire: &DueFire| {
         let taken = taken.entry(fire.job.id).or_default();
-        let may = may_be_armed(fire, *taken);
+        // One that its tenant's quota has no room for is omitted when it is due.
+        let mut room = fire.room.map(|room| rooms.entry(fire.job.tenant_id).or_insert(room));
+        let has_room = fire.execution.was_armed() || room.as_ref().is_none_or(|room| **room > 0);
+        let may = has_room && may_be_armed(fire, *taken);
+        if let Some(room) = room.as_mut().filter(|_| may && !fire.execution.was_armed()) {
+            **room -= 1;
+        }
         taken.places += i64::from(may);
         taken.counted += i64::from(may && !fire.execution.was_armed());
         may
@@ -39,7 +46,7 @@ fn may_be_armed(fire: &DueFire, taken: Taken) -> bool {
     if spec.max_concurrent > 0 && fire.active + taken.places > 0 {
         return false;
     }
-    if fire.job.cursor.is_none() {
+    if fire.job.cursor.is_none() || fire.job.tenant_suspended_at.is_some() {
         return false;
     }
     if fire.execution.was_armed() {

@@ -66,7 +66,7 @@ fn job(change: impl FnOnce(&mut JobSpec)) -> Job {
 
 fn due(job: &Job, seconds_ago: i64, active: i64, waiting: i64) -> DueFire {
     let at = now() - Duration::seconds(seconds_ago);
-    DueFire { execution: Execution::of_fire(job, at, 1, at), job: job.clone(), active, waiting }
+    DueFire { execution: Execution::of_fire(job, at, 1, at), job: job.clone(), active, waiting, room: None }
 }
 
 /// `admit`, `replace`, or the reason of the omission.
@@ -268,4 +268,25 @@ fn what_came_back_happens_where_the_definition_still_has_it() {
     assert_eq!(of(|job| job.spec.end_date = Some(now() - Duration::seconds(1))), unwanted);
     assert_eq!(of(|job| job.spec.start_date = Some(now() + Duration::seconds(11))), unwanted);
     assert_eq!(of(|job| job.spec.schedule.kind = ScheduleKind::Cron("nonsense".into())), wanted);
+}
+
+#[test]
+fn fires_beyond_the_quota_of_their_tenant_are_omitted_with_that_reason() {
+    let one = job(|s| s.max_concurrent = 0);
+    let other = Job { tenant_id: Uuid::from_u128(3), ..job(|s| s.max_concurrent = 0) };
+    let within = |fire: DueFire, room| DueFire { room: Some(room), ..fire };
+    let fires = [
+        within(due(&one, 2, 0, 0), 2),
+        due(&other, 2, 0, 0),
+        within(due(&one, 1, 0, 0), 2),
+        // It was counted when it was granted ahead.
+        within(back(&one, 0), 2),
+        within(due(&one, 0, 0, 0), 2),
+    ];
+    assert_eq!(verdicts(&fires), ["admit", "admit", "admit", "admit", "quota"]);
+    // What does not happen for another reason takes no room.
+    let paused = Job { status: JobStatus::Paused, ..one.clone() };
+    assert_eq!(verdicts(&[within(due(&paused, 1, 0, 0), 1), within(due(&one, 0, 0, 0), 1)]), ["paused", "admit"]);
+    let ahead = |seconds| within(ahead(&one, seconds, 0), 1);
+    assert_eq!(arm(&[within(back(&one, 10), 1), ahead(20), ahead(30)]), [true, true, false]);
 }

@@ -26,6 +26,8 @@ pub struct Releaser {
     pub clock: Arc<DatabaseClock>,
     pub signals: Arc<Signals>,
     pub metrics: Metrics,
+    /// Executions that a tenant may begin in an hour, where it has no quota of its own; 0 is no limit.
+    pub hourly: i64,
 }
 
 impl Releaser {
@@ -51,7 +53,7 @@ impl Releaser {
 
     async fn round(&self) -> Result<Releases, StoreError> {
         let asked = Instant::now();
-        let done = self.store.release(A_ROUND, &firing::judge).await?;
+        let done = self.store.release_within(A_ROUND, self.hourly, &firing::judge).await?;
         self.clock.observe(asked, done.now);
         Ok(done)
     }

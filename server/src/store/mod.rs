@@ -120,7 +120,13 @@ pub trait Fires: Send + Sync {
     /// Executions whose `run_at` has come become Pending, or, for fires that `decide` omits, an omission. Counts the executions of their
     /// jobs; a job that has reached its maximum, or has nothing left to fire, becomes inactive. What is late gets half of the places at
     /// most. What cannot be read is put off for a minute.
-    async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases>;
+    async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
+        self.release_within(limit, 0, decide).await
+    }
+
+    /// The same, where tenants without an hourly quota of their own have this one; 0 is none. Fires know what their tenant may still begin,
+    /// and those that are admitted are counted.
+    async fn release_within(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases>;
 
     /// Grants planned fires ahead of their instant, to sessions that `assign` gives them to: those that `decide` lets, within the limits of
     /// queue, tenant and key, counted as in [`Leases::claim`]. They are counted as executions of their jobs now, unless they were before and
@@ -373,6 +379,10 @@ pub trait Tenants: Send + Sync {
 
     /// The executions that are counted for a tenant in this hour.
     async fn hour_of(&self, tenant: Uuid) -> Result<i64>;
+
+    /// Counts up to so many executions of a tenant in this hour, as far as its quota lets; all of them where it has none. `default` is the
+    /// quota of tenants without one of their own; 0 is none.
+    async fn set_aside(&self, tenant: Uuid, wanted: i64, default: i64) -> Result<SetAside>;
 }
 
 /// People who sign in with a password, and their sessions.

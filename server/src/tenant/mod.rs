@@ -1,13 +1,17 @@
 //! Tenants: who shares the deployment, how much each may have, and what bounds what it may do.
 
+mod allowance;
 mod definition;
+mod directory;
 
 use chrono::{DateTime, Utc};
 use orrery_sdk::config::SandboxLevel;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use self::allowance::Allowance;
 pub use self::definition::problems;
+pub use self::directory::{Directory, Rules};
 
 /// The most turns that one tenant has where another has one.
 pub const MOST_WEIGHT: i32 = 1000;

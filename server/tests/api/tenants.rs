@@ -4,7 +4,7 @@ use orrery_server::auth::DEFAULT_TENANT;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{World, id, limits};
+use crate::world::{Answer, JOBS, World, hourly, id, limits};
 
 const TENANTS: &str = "/api/v1/scheduler/tenants";
 
@@ -133,4 +133,151 @@ async fn a_tenant_that_tokens_name_may_be_made_by_its_id() {
     assert_eq!(id(&made), unnamed.to_string());
     let usage = world.get(&format!("{}/usage", path(&made))).await.ok();
     assert_eq!((&usage["quotas"]["maxJobs"], &usage["quotas"]["maxExecutionsPerHour"]), (&json!(1000), &json!(0)));
+}
+
+const RETRY_AFTER: &str = "retry-after";
+
+/// A tenant with such a definition, and the credentials of somebody who may everything there.
+async fn tenant(world: &World, definition: Value) -> (Value, String) {
+    let made = world.post(TENANTS, definition).await.ok();
+    let key = world.make_key(Some(id(&made).parse().unwrap()), &["*"]).await;
+    (made, key)
+}
+
+async fn get_as(world: &World, key: &str, path: &str) -> Answer {
+    world.send(world.client.get(world.url(path)).header("x-api-key", key)).await
+}
+
+async fn post_as(world: &World, key: &str, path: &str, body: Value) -> Answer {
+    let request = world.client.post(world.url(path)).header("x-api-key", key).body(body.to_string());
+    world.send(request).await
+}
+
+/// A server without callers of its own key, and the key of whoever administers it.
+async fn administered() -> (World, String) {
+    let world = World::with(false, limits()).await;
+    let admin = world.make_key(None, &["*"]).await;
+    (world, admin)
+}
+
+#[tokio::test]
+async fn callers_of_a_suspended_tenant_are_refused() {
+    let mut world = world(&["*"]).await;
+    let (acme, key) = tenant(&world, json!({"name": "acme"})).await;
+    let admin = world.key.take().unwrap();
+    get_as(&world, &key, JOBS).await.ok();
+    let anna = json!({"name": "anna", "password": "correct horse battery", "roles": ["viewer"]});
+    post_as(&world, &key, "/api/v1/auth/users", anna).await.ok();
+    let login = async |password: &str| {
+        let body = json!({"tenantId": id(&acme), "name": "anna", "password": password});
+        world.post("/api/v1/auth/login", body).await
+    };
+    let token = login("correct horse battery").await.ok()["accessToken"].as_str().unwrap().to_owned();
+    let by_token = async || world.send(world.client.get(world.url(JOBS)).bearer_auth(&token)).await;
+    by_token().await.ok();
+
+    post_as(&world, &admin, &format!("{}/suspend", path(&acme)), json!({"reason": "unpaid"})).await.ok();
+    for answer in [get_as(&world, &key, JOBS).await, by_token().await, login("correct horse battery").await] {
+        let refused = answer.refused(403, "TENANT_SUSPENDED");
+        assert!(refused["message"].as_str().unwrap().contains("unpaid"), "{refused}");
+    }
+    login("wrong horse battery").await.refused(401, "WRONG_CREDENTIALS");
+    // Others, and its administrators, go on.
+    get_as(&world, &admin, &path(&acme)).await.ok();
+    post_as(&world, &admin, &format!("{}/resume", path(&acme)), json!({})).await.ok();
+    get_as(&world, &key, JOBS).await.ok();
+}
+
+#[tokio::test]
+async fn a_tenant_has_what_its_quotas_say() {
+    let (world, admin) = administered().await;
+    let quotas = json!({"maxJobs": 2, "maxExecutionsPerHour": 3});
+    let made = post_as(&world, &admin, TENANTS, json!({"name": "acme", "quotas": quotas})).await.ok();
+    let key = world.make_key(Some(id(&made).parse().unwrap()), &["*"]).await;
+    let create = async |name: &str| post_as(&world, &key, JOBS, hourly(name)).await;
+    let job = create("one").await.ok();
+    create("two").await.ok();
+    create("three").await.refused(429, "QUOTA_EXCEEDED");
+    let trigger = async |key_of: &str| {
+        let body = if key_of.is_empty() { json!({}) } else { json!({"idempotencyKey": key_of}) };
+        post_as(&world, &key, &format!("{JOBS}/{}/trigger", id(&job)), body).await
+    };
+    let usage = async || get_as(&world, &key, &format!("{}/usage", path(&made))).await.ok();
+    let first = trigger("k").await.ok();
+    // What is refused for another reason is not counted for good.
+    trigger("").await.refused(409, "JOB_ALREADY_RUNNING");
+    let batch = json!({"triggers": [{"id": id(&job)}, {"id": id(&job)}, {"id": id(&job)}]});
+    post_as(&world, &key, "/api/v1/scheduler/jobs/batch-trigger", batch).await.refused(429, "QUOTA_EXCEEDED");
+    let agent = world.agent().await;
+    world.run_all(&agent, "1").await;
+    for _ in 0..2 {
+        trigger("").await.ok();
+        world.run_all(&agent, "1").await;
+    }
+    let refused = trigger("").await;
+    let seconds: u64 = refused.headers[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((1..=3600).contains(&seconds), "{seconds}");
+    refused.refused(429, "QUOTA_EXCEEDED");
+    assert_eq!(trigger("k").await.ok()["id"], first["id"], "what a key has made is answered with");
+    let used = usage().await;
+    assert_eq!(
+        (&used["jobs"], &used["executionsThisHour"], &used["quotas"]["maxJobs"]),
+        (&json!(2), &json!(3), &json!(2))
+    );
+    // More is more at once.
+    let more = json!({"name": "acme", "quotas": {"maxJobs": 3, "maxExecutionsPerHour": 0}});
+    let put = world.client.put(world.url(&path(&made))).header("x-api-key", &admin).body(more.to_string());
+    world.send(put).await.ok();
+    create("three").await.ok();
+    trigger("").await.ok();
+}
+
+#[tokio::test]
+async fn a_definition_keeps_within_the_bounds_of_its_tenant() {
+    let (world, admin) = administered().await;
+    let settings = json!({"minSandbox": "process", "egressDeny": ["*.example.com", "192.0.2.0/24"]});
+    let made = post_as(&world, &admin, TENANTS, json!({"name": "acme", "settings": settings})).await.ok();
+    let key = world.make_key(Some(id(&made).parse().unwrap()), &["*"]).await;
+    let job = |kind: &str, config: Value| {
+        let mut job = hourly(&format!("{kind} {config}"));
+        (job["jobType"], job["config"]) = (json!(kind), config);
+        job
+    };
+    let good = post_as(&world, &key, JOBS, job("http", json!({"url": "https://example.org/"}))).await.ok();
+    for (kind, config, code, field) in [
+        ("shell", json!({"script": "true"}), "SHELL_NOT_ALLOWED", "jobType"),
+        ("command", json!({"command": "sh", "args": ["-c", "true"]}), "SHELL_NOT_ALLOWED", "config.command"),
+        (
+            "command",
+            json!({"command": "true", "sandbox": {"level": "none"}}),
+            "SANDBOX_TOO_LOW",
+            "config.sandbox.level",
+        ),
+        ("http", json!({"url": "http://a.example.com:8080/"}), "EGRESS_DENIED", "config.url"),
+        ("http", json!({"url": "http://[::ffff:192.0.2.7]/"}), "EGRESS_DENIED", "config.url"),
+    ] {
+        let job = job(kind, config);
+        let refused = post_as(&world, &key, JOBS, job.clone()).await.refused(400, code);
+        assert!(refused["message"].as_str().unwrap().starts_with(field), "{refused}");
+        let put = world.client.put(world.url(&format!("{JOBS}/{}", id(&good)))).header("x-api-key", &key);
+        world.send(put.body(job.to_string())).await.refused(400, code);
+        let checked = post_as(&world, &key, &format!("{JOBS}/validate"), job).await.ok();
+        assert_eq!((&checked["valid"], &checked["errors"][0]["code"]), (&json!(false), &json!(code)));
+    }
+    post_as(&world, &key, JOBS, job("command", json!({"command": "true", "sandbox": {"level": "container"}})))
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn a_tenants_callers_call_from_its_networks() {
+    let (world, admin) = administered().await;
+    let made =
+        post_as(&world, &admin, TENANTS, json!({"name": "acme", "settings": {"ipAllow": ["192.0.2.0/24"]}})).await.ok();
+    let key = world.make_key(Some(id(&made).parse().unwrap()), &["*"]).await;
+    get_as(&world, &key, JOBS).await.refused(403, "ADDRESS_NOT_ALLOWED");
+    let body = json!({"name": "acme", "settings": {"ipAllow": ["192.0.2.0/24", "127.0.0.0/8"]}});
+    let put = world.client.put(world.url(&path(&made))).header("x-api-key", &admin).body(body.to_string());
+    world.send(put).await.ok();
+    get_as(&world, &key, JOBS).await.ok();
 }

@@ -22,6 +22,7 @@ use orrery_server::store::{
     Assignment, Candidate, Change, Claim, DynStore, Fires, Grant, Keys, Leases, NewSession, Session, Sessions,
 };
 use orrery_server::telemetry::Metrics;
+use orrery_server::tenant::{Allowance, Directory};
 use orrery_server::tls::Tls;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -143,10 +144,12 @@ impl World {
         });
         let metrics = Metrics::default();
         let locks = Locks::new(dyn_store.clone(), None, info.id, Duration::from_secs(30), metrics.clone());
+        let tenants = Directory::new(dyn_store.clone(), &limits);
         let auth = auth
             .limited_by(Limiter::new(Rates { principal: rate_limit, address: rate_limit }, None, metrics.clone()))
             .guarded_by(Guard::new(edge.free_attempts, None, metrics.clone()))
             .behind(Edge::new(&edge))
+            .of_tenants(tenants.clone())
             .counting(metrics.clone());
         let face = Face { origins: edge.cors_origins.clone(), hsts_seconds: edge.hsts(false) };
         let caches = Caches::new(dyn_store.clone(), None, metrics.clone());
@@ -154,6 +157,7 @@ impl World {
         let (triggers, making) = TriggerQueue::new(dyn_store.clone(), limits.clone(), None);
         tokio::spawn(making.run(CancellationToken::new()));
         let vault = Vault::open(dyn_store.clone(), KeySource::Text(KEY.to_owned().into())).await.unwrap();
+        let allowance = Allowance::new(dyn_store.clone(), tenants.clone(), limits.hourly());
         let api = Api {
             store: dyn_store,
             limits,
@@ -164,6 +168,8 @@ impl World {
             authenticator,
             tls: Tls::off(),
             vault,
+            tenants,
+            allowance,
         };
         let router = gateway::router(api.clone(), auth.clone(), &face);
         tokio::spawn(async move {

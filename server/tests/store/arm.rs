@@ -35,7 +35,7 @@ pub async fn planned(store: &DynStore, seconds: &[i64]) -> Vec<DateTime<Utc>> {
 
 async fn arm_within(store: &DynStore, session: &Session, least: Duration, tenant_limit: i64) -> Armed {
     let lanes = all_lanes(store).await;
-    let arm = Arm { lanes: &lanes, least, ahead: REACH, limit: 100, tenant_limit, timeouts: TIMEOUTS };
+    let arm = Arm { lanes: &lanes, least, ahead: REACH, limit: 100, tenant_limit, hourly: 0, timeouts: TIMEOUTS };
     let to =
         Assignment { session_id: session.id, attachment: session.attachment, worker_name: session.agent.name.clone() };
     store.arm(&arm, &firing::arm, &|candidates| vec![Some(to.clone()); candidates.len()]).await.unwrap()
@@ -120,7 +120,15 @@ pub async fn only_fires_within_reach_are_granted_ahead(store: DynStore) {
     let armed = arm_within(&store, &agent, Duration::from_secs(15), 0).await;
     let granted: Vec<_> = armed.grants.iter().map(|grant| grant.execution.scheduled_at).collect();
     assert_eq!((granted, armed.next), (vec![fires[1]], Some(fires[2])));
-    let none = Arm { lanes: &[], least: Duration::ZERO, ahead: REACH, limit: 9, tenant_limit: 0, timeouts: TIMEOUTS };
+    let none = Arm {
+        lanes: &[],
+        least: Duration::ZERO,
+        ahead: REACH,
+        limit: 9,
+        tenant_limit: 0,
+        hourly: 0,
+        timeouts: TIMEOUTS,
+    };
     let none = store.arm(&none, &firing::arm, &|_| panic!("nobody serves it")).await.unwrap();
     assert_eq!((none.grants.len(), none.next), (0, None));
 }

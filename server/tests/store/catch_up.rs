@@ -219,7 +219,7 @@ fn loops(store: &DynStore, end: &CancellationToken) {
         (Arc::<DatabaseClock>::default(), Arc::<Signals>::default(), Metrics::with_tenants(10));
     let planner =
         Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
-    let releaser = Releaser { store: store.clone(), clock, signals, metrics };
+    let releaser = Releaser { store: store.clone(), clock, signals, metrics, hourly: 0 };
     tokio::spawn(planner.run(end.clone()));
     tokio::spawn(releaser.run(end.clone()));
 }

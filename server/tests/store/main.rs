@@ -288,7 +288,12 @@ macro_rules! suite {
                 a_change_of_a_tenant_may_be_refused
                 changes_of_a_tenant_do_not_overwrite_each_other
                 tenants_page
-                jobs_are_told_of_a_suspension;
+                jobs_are_told_of_a_suspension
+                nothing_of_a_suspended_tenant_fires_or_is_granted
+                fires_beyond_the_hourly_quota_are_omitted
+                what_is_set_aside_never_passes_the_quota
+                a_tenant_says_what_one_execution_may_print
+                a_tenants_weight_is_its_share;
             secrets:
                 versions_are_kept_and_found
                 a_deleted_secret_is_gone_and_its_versions_never_come_again

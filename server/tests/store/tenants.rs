@@ -1,6 +1,11 @@
 //! Tenants as things of their own.
 
+use std::collections::HashMap;
+
+use chrono::Timelike;
+use orrery_proto::v1::LogStream;
 use orrery_server::error::{Error, Kind};
+use orrery_server::firing;
 use orrery_server::job::Job;
 use orrery_server::store::*;
 use orrery_server::tenant::{Quotas, Settings, Tenant};
@@ -170,4 +175,179 @@ pub async fn jobs_are_told_of_a_suspension(store: DynStore) {
 
 fn change_of(job: &Job) -> JobChange {
     JobChange { job: job.clone(), unplan: false, cancel: None, omission: None }
+}
+
+fn admit(job: &Job, active: i64, _: &Trigger) -> Result<(), Error> {
+    firing::admit_trigger(job, active, false)
+}
+
+pub async fn nothing_of_a_suspended_tenant_fires_or_is_granted(store: DynStore) {
+    let free = |job: &mut Job| job.spec.max_concurrent = 0;
+    let manual = job_with(&store, "manual", free).await;
+    let mut other = job_of(OTHER_TENANT, spec("other"));
+    other.spec.max_concurrent = 0;
+    let other = store.create_jobs(vec![new_job(other)], None).await.unwrap().remove(0);
+    let shared = store.open_session(&NewSession { tenant_id: None, ..agent("shared") }, MINUTE).await.unwrap();
+    let running = leased(&store, &manual, &shared).await;
+    let running = apply(&store, &running, started(&running)).await.unwrap();
+    // One fire is planned, another is to be.
+    let (soon, later) = (seconds_from_now(&store, -1).await, seconds_from_now(&store, 2).await);
+    let fires = job_with(&store, "fires", |job| {
+        free(job);
+        job.cursor = Some(soon);
+    })
+    .await;
+    assert_eq!(plan(&store, &[soon], Some(later)).await.fires, 1);
+    let (waits, others) = (trigger(&store, &manual).await, trigger(&store, &other).await);
+    // Known to the store, so that the next ones would be made in one statement.
+    store.trigger_each(vec![trigger_of(&manual)], &admit, None).await.unwrap().remove(0).unwrap();
+
+    let since = suspend(&store, TENANT, true).await.suspended_at.unwrap();
+    let refused = store.trigger(vec![trigger_of(&manual)], &admit).await;
+    assert!(matches!(refused, Err(StoreError::TriggerRefused { reason, .. }) if reason.code == "TENANT_SUSPENDED"));
+    for made in store.trigger_each(vec![trigger_of(&manual), trigger_of(&other)], &admit, None).await.unwrap() {
+        match made {
+            Ok(made) => assert_eq!(made.execution.tenant_id, OTHER_TENANT),
+            Err(StoreError::TriggerRefused { reason, .. }) => assert_eq!(reason.code, "TENANT_SUSPENDED"),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    let planned = plan(&store, &[later], None).await;
+    assert_eq!((planned.jobs, planned.fires, planned.next_cursor), (0, 0, None));
+    assert_eq!(store.release(10, &firing::judge).await.unwrap().omitted, 1);
+    let [omitted] = omissions(&store, &fires).await.try_into().unwrap();
+    assert_eq!((omitted.reason.as_str(), omitted.from), ("tenant_suspended", soon));
+    let granted: Vec<Uuid> = claim(&store, &shared, 100).await.grants.iter().map(|g| g.execution.id).collect();
+    assert!(granted.contains(&others.id) && !granted.contains(&waits.id), "{granted:?}");
+    assert_eq!(job_now(&store, fires.id).await.tenant_suspended_at, Some(since));
+    // What runs ends as it would have.
+    let done = apply(&store, &running, completed(&running)).await.unwrap();
+    assert!(done.is_done());
+
+    suspend(&store, TENANT, false).await;
+    assert_eq!(plan(&store, &[later], None).await.fires, 1, "its cursor has stood where it was");
+    let granted: Vec<Uuid> = claim(&store, &shared, 100).await.grants.iter().map(|g| g.execution.id).collect();
+    assert!(granted.contains(&waits.id), "{granted:?}");
+    store.trigger(vec![trigger_of(&manual)], &admit).await.unwrap();
+}
+
+/// Whether so many minutes are left of the hour that a test of it does not cross its end.
+async fn early_in_the_hour(store: &DynStore) -> bool {
+    let now = now(store).await;
+    now.minute() < 59
+}
+
+pub async fn fires_beyond_the_hourly_quota_are_omitted(store: DynStore) {
+    if !early_in_the_hour(&store).await {
+        return;
+    }
+    let due = async |name: &str, tenant, count: i64| {
+        let first = seconds_from_now(&store, -count).await;
+        let mut job = job_of(tenant, spec(name));
+        (job.spec.max_concurrent, job.cursor) = (0, Some(first));
+        let job = store.create_jobs(vec![new_job(job)], None).await.unwrap().remove(0);
+        let fires: Vec<_> = (0..count).map(|n| first + chrono::Duration::seconds(n)).collect();
+        let id = job.id;
+        let decide = |candidate: &PlanCandidate| match candidate.job.id == id {
+            true => JobPlan {
+                fires: fires.clone(),
+                omissions: vec![],
+                cursor: Some(candidate.now + chrono::Duration::days(1)),
+            },
+            false => JobPlan { cursor: candidate.job.cursor, ..JobPlan::default() },
+        };
+        store.plan(MINUTE, 1000, &decide).await.unwrap();
+        job
+    };
+    let (mine, others) = (due("mine", TENANT, 5).await, due("others", OTHER_TENANT, 5).await);
+    changed(&store, TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(3)).await;
+    assert_eq!(store.set_aside(TENANT, 1, 0).await.unwrap().granted, 1, "callers and schedules share it");
+    let released = store.release_within(100, 0, &firing::judge).await.unwrap();
+    assert_eq!((released.released, released.omitted), (2 + 5, 3));
+    let omitted = omissions(&store, &mine).await;
+    assert!(omitted.len() == 3 && omitted.iter().all(|omission| omission.reason == "quota"), "{omitted:?}");
+    assert_eq!((store.hour_of(TENANT).await.unwrap(), store.hour_of(OTHER_TENANT).await.unwrap()), (3, 0));
+    assert_eq!(job_now(&store, mine.id).await.execution_count, 2);
+    // By the deployment's default, where the tenant says nothing; and none where it says that.
+    due("more", OTHER_TENANT, 3).await;
+    let released = store.release_within(100, 2, &firing::judge).await.unwrap();
+    assert_eq!((released.released, released.omitted), (2, 1));
+    assert_eq!(omissions(&store, &others).await, []);
+    changed(&store, OTHER_TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(0)).await;
+    due("unlimited", OTHER_TENANT, 3).await;
+    assert_eq!(store.release_within(100, 2, &firing::judge).await.unwrap().released, 3);
+    assert_eq!(store.hour_of(OTHER_TENANT).await.unwrap(), 2);
+}
+
+/// However many coordinators set aside at the same time.
+pub async fn what_is_set_aside_never_passes_the_quota(store: DynStore) {
+    if !early_in_the_hour(&store).await {
+        return;
+    }
+    changed(&store, TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(100)).await;
+    let tasks = (0..20).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.set_aside(TENANT, 7, 1_000_000).await.unwrap() })
+    });
+    let mut granted = 0;
+    for task in tasks.collect::<Vec<_>>() {
+        let set_aside = task.await.unwrap();
+        assert!(set_aside.ends_in <= std::time::Duration::from_secs(3600));
+        granted += set_aside.granted;
+    }
+    assert_eq!((granted, store.hour_of(TENANT).await.unwrap()), (100, 100));
+    assert_eq!(store.set_aside(TENANT, 1, 0).await.unwrap().granted, 0);
+    assert_eq!(store.set_aside(OTHER_TENANT, 7, 5).await.unwrap().granted, 5, "the default");
+    assert_eq!(store.set_aside(Uuid::from_u128(3), 7, 0).await.unwrap().granted, 7, "none at all");
+    assert_eq!(store.hour_of(Uuid::from_u128(3)).await.unwrap(), 0, "and nothing is counted");
+}
+
+pub async fn a_tenant_says_what_one_execution_may_print(store: DynStore) {
+    changed(&store, TENANT, |tenant| tenant.quotas.max_log_bytes = Some(10)).await;
+    let (job, session) =
+        (job_with(&store, "a", |job| job.spec.max_concurrent = 0).await, session(&store, "agent").await);
+    let print = async |most: i64| {
+        let running = leased(&store, &job, &session).await;
+        let running = apply(&store, &running, started(&running)).await.unwrap();
+        let line = |n: i64| LogLine {
+            execution_id: running.id,
+            sequence: running.epoch << 32 | n,
+            epoch: running.epoch,
+            attempt: 1,
+            stream: LogStream::Stdout,
+            at: running.created_at,
+            text: "12345678".to_owned(),
+        };
+        store.append_logs(None, vec![line(1), line(2), line(3)], most).await.unwrap();
+        store.logs(TENANT, running.id, 0, 10).await.unwrap().into_iter().map(|line| line.text).collect::<Vec<_>>()
+    };
+    let printed = print(1 << 20).await;
+    assert!(printed.len() == 2 && printed[1].contains("full at 10 bytes"), "{printed:?}");
+    changed(&store, TENANT, |tenant| tenant.quotas.max_log_bytes = Some(0)).await;
+    assert_eq!(print(10).await.len(), 3, "no limit");
+    changed(&store, TENANT, |tenant| tenant.quotas.max_log_bytes = None).await;
+    assert_eq!(print(16).await.len(), 3, "the deployment's default");
+}
+
+/// While both have a backlog, however few places each claim has.
+pub async fn a_tenants_weight_is_its_share(store: DynStore) {
+    changed(&store, TENANT, |tenant| tenant.weight = 3).await;
+    let shared = store.open_session(&NewSession { tenant_id: None, ..agent("shared") }, MINUTE).await.unwrap();
+    // The lighter one was there first, and has two lanes.
+    for (tenant, queue) in [(OTHER_TENANT, "default"), (OTHER_TENANT, "mail"), (TENANT, "default")] {
+        let mut job = job_of(tenant, spec(queue));
+        (job.spec.max_concurrent, job.spec.queue) = (0, queue.to_owned());
+        let job = store.create_jobs(vec![new_job(job)], None).await.unwrap().remove(0);
+        triggers(&store, &job, 150).await;
+    }
+    for (places, claims) in [(1, 40), (6, 12)] {
+        let mut got: HashMap<Uuid, i32> = HashMap::new();
+        for _ in 0..claims {
+            for grant in claim(&store, &shared, places).await.grants {
+                *got.entry(grant.execution.tenant_id).or_default() += 1;
+            }
+        }
+        let share = f64::from(got[&TENANT]) / f64::from(got[&OTHER_TENANT]);
+        assert!((2.5..3.6).contains(&share), "{places} places: {got:?}");
+    }
 }

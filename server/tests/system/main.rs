@@ -57,5 +57,6 @@ mod signed_in;
 mod stalled;
 mod stopping;
 mod strangers;
+mod tenants;
 mod tls;
 mod traces;

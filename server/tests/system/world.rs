@@ -149,6 +149,8 @@ impl World {
         let own = [
             ("DATABASE_URL", self.database_url()),
             ("ORRERY_JWT_SECRET", SECRET),
+            ("ORRERY_ALLOW_SHELL", "true"),
+            ("MAX_EXECUTIONS_PER_HOUR", "0"),
             ("ORRERY_HTTP", "127.0.0.1:0"),
             ("ORRERY_GRPC", "127.0.0.1:0"),
             ("ORRERY_METRICS", "127.0.0.1:0"),

@@ -21,7 +21,7 @@ use self::answer::Answer;
 use self::clients::Clients;
 use self::hop::Hop;
 use super::{ExecutorSettings, invalid, stopped};
-use crate::egress::{Lookup, Policy, Refused, Rules, SystemLookup};
+use crate::egress::{Lookup, Policy, Refused, RuleError, Rules, SystemLookup};
 
 /// The most redirects that are followed.
 const MOST_REDIRECTS: usize = 10;
@@ -66,10 +66,15 @@ impl Http {
     }
 
     /// Follows redirects to the answer at their end.
-    async fn exchange(&self, mut hop: Hop, lease: &Rules, redactor: Option<&Redactor>) -> Result<Answer, Failed> {
+    async fn exchange(
+        &self,
+        mut hop: Hop,
+        (lease, closed): (&Rules, &Rules),
+        redactor: Option<&Redactor>,
+    ) -> Result<Answer, Failed> {
         let mut from = None;
         for _ in 0..=MOST_REDIRECTS {
-            let reach = self.policy.reach(lease, hop.port());
+            let reach = self.policy.reach(lease, hop.port()).without(closed, hop.port());
             reach.check(hop.url()).map_err(|why| Failed::Refused { from: from.clone(), why })?;
             let client = self.clients.of(reach).map_err(Failed::Client)?;
             let response = match client.execute(hop.request()).await {
@@ -98,8 +103,12 @@ impl Executor for Http {
             Err((field, message)) => return invalid(&[(field, message)]),
         };
         let lease = opened_by(&task);
+        let closed = match task.egress_deny.iter().map(|text| text.parse()).collect::<Result<Rules, RuleError>>() {
+            Ok(closed) => closed,
+            Err(error) => return invalid(&[("the tenant's egressDeny".to_owned(), error.to_string())]),
+        };
         let limit = Duration::from_millis(config.timeout);
-        let exchange = tokio::time::timeout(limit, self.exchange(hop, &lease, context.redactor()));
+        let exchange = tokio::time::timeout(limit, self.exchange(hop, (&lease, &closed), context.redactor()));
         tokio::select! {
             biased;
             // The exchange is dropped, and its connection with it.

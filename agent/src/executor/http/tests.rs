@@ -153,6 +153,7 @@ async fn call(http: &Http, config: Value, lease: &[&str]) -> Outcome {
         timeout: Duration::from_secs(30),
         idempotency_key: "key-1".into(),
         traceparent: None,
+        egress_deny: Vec::new(),
         egress_allow: lease.iter().map(ToString::to_string).collect(),
         sandbox_level: String::new(),
         shell_allowed: true,

@@ -63,6 +63,7 @@ fn task(function: &str, parameters: Option<&str>, run: Option<&str>) -> Task {
         idempotency_key: "idem".into(),
         traceparent: None,
         egress_allow: Vec::new(),
+        egress_deny: Vec::new(),
         sandbox_level: String::new(),
         shell_allowed: true,
     }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::apply::{Locked, applied, spec_of};
 use super::claim::{hold_sessions, standing};
 use super::commit::commit;
+use super::hours::Hours;
 use super::release::{Counted, count_at, unused_policy};
 use super::rows::live_columns;
 use super::{PgStore, gates, limited, micros, write};
@@ -45,10 +46,11 @@ impl PgStore {
         if !found.is_empty() {
             let executions: Vec<_> = found.iter().map(|planned| planned.locked.execution.as_ref().clone()).collect();
             let jobs = self.lock_jobs(&mut tx, &executions, now).await?;
-            let offered = decided(&mut tx, found, &jobs, decide).await?;
+            let hours = Hours::of(&mut tx, jobs.values().map(|job| job.tenant_id).collect(), arm.hourly).await?;
+            let offered = decided(&mut tx, found, &jobs, (&hours, decide)).await?;
             let offered = self.within_limits(&mut tx, offered).await?;
             let given = assigned(offered, assign);
-            armed.grants = self.grant_ahead(&mut tx, given, &jobs, arm).await?;
+            armed.grants = self.grant_ahead(&mut tx, given, (&jobs, &hours), arm).await?;
         }
         armed.next = next(&mut tx, arm).await?;
         // Before the end, for it may not come back.
@@ -86,7 +88,7 @@ impl PgStore {
         &self,
         tx: &mut PgConnection,
         given: Vec<(Locked, Assignment)>,
-        jobs: &HashMap<Uuid, Job>,
+        (jobs, hours): (&HashMap<Uuid, Job>, &Hours),
         arm: &Arm<'_>,
     ) -> Result<Vec<Grant>> {
         if given.is_empty() {
@@ -97,6 +99,7 @@ impl PgStore {
         let specs = self.inner.specs.load(tx, given.iter().map(|(l, _)| l.version())).await?;
         let mut grants = Vec::with_capacity(given.len());
         let mut counted: HashMap<Uuid, Counted<'_>> = HashMap::new();
+        let mut begun = Vec::new();
         for (locked, assignment) in given {
             let Some(job) = jobs.get(&locked.execution.job_id) else { continue };
             // A version that came between the two locks is left for the next round, and what cannot be read for its release.
@@ -115,12 +118,14 @@ impl PgStore {
             if !locked.execution.was_armed() {
                 let counted = counted.entry(job.id).or_insert(Counted { job, more: 0, latest: execution.run_at });
                 counted.more += 1;
+                begun.push(job.tenant_id);
                 counted.latest = counted.latest.max(execution.run_at);
             }
             grants.push(Grant { execution, spec, timeout, attachment: assignment.attachment });
         }
         write::grant(tx, &grants.iter().map(|g| &g.execution).collect::<Vec<_>>()).await?;
         count_at(tx, &counted.into_values().collect::<Vec<_>>()).await?;
+        hours.count(tx, begun.into_iter()).await?;
         Ok(grants)
     }
 }
@@ -181,7 +186,7 @@ async fn decided(
     tx: &mut PgConnection,
     found: Vec<Planned>,
     jobs: &HashMap<Uuid, Job>,
-    decide: &DecideArm<'_>,
+    (hours, decide): (&Hours, &DecideArm<'_>),
 ) -> Result<Vec<Planned>> {
     let busy = busy(tx, jobs).await?;
     let mut fires = Vec::with_capacity(found.len());
@@ -189,7 +194,9 @@ async fn decided(
     for one in found {
         let Some(job) = jobs.get(&one.locked.execution.job_id) else { continue };
         let active = busy.get(&job.id).copied().unwrap_or(0);
-        fires.push(DueFire { execution: one.locked.execution.as_ref().clone(), job: job.clone(), active, waiting: 0 });
+        let execution = one.locked.execution.as_ref().clone();
+        let room = hours.room(job.tenant_id);
+        fires.push(DueFire { execution, job: job.clone(), active, waiting: 0, room });
         planned.push(one);
     }
     Ok(planned.into_iter().zip(decide(&fires)).filter(|(_, may)| *may).map(|(planned, _)| planned).collect())

@@ -212,6 +212,7 @@ with job as materialized (
     cross join lateral (
         select from scheduled_jobs j
         where j.id = u.id and j.tenant_id = u.tenant_id and j.version = u.version and j.status = u.status and coalesce(j.deleted_at, '-infinity') = '-infinity'
+            and coalesce(j.tenant_suspended_at, '-infinity') = '-infinity'
         for no key update of j skip locked
     ) held
 ), session as materialized (

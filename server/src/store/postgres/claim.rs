@@ -14,6 +14,7 @@ use super::pick::{self, Found};
 use super::{PgStore, gates, lease};
 use crate::admission::{Admission, Gate};
 use crate::execution::{Event, Execution};
+use crate::fairness::Turn;
 use crate::store::{Assign, Assignment, Candidate, Claim, Claimed, Grant, Result};
 
 /// What a claim knows so far.
@@ -26,6 +27,8 @@ struct Round {
     busy: BTreeSet<Gate>,
     has_locked: bool,
     offered: Vec<Locked>,
+    /// Of the tenants of what is offered.
+    weights: HashMap<Uuid, i32>,
     /// Whether it is worth to look again at once.
     more: bool,
 }
@@ -49,14 +52,15 @@ impl PgStore {
             }
         }
         let mut round = Round::default();
-        let (looked, refused) = self.look(&mut tx, &mut round, claim).await?;
+        let ahead = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner).all_ahead();
+        let (looked, refused) = self.look(&mut tx, &mut round, (claim, &ahead)).await?;
         self.inner.is_backlog.store(looked >= claim.limit, Ordering::Relaxed);
         // What is at its limit stands before more than was looked at.
         if refused && looked >= claim.limit && round.offered.len() < claim.limit.div_ceil(2) {
             let places = claim.limit - round.offered.len();
             let taken: Vec<Uuid> = round.offered.iter().map(|l| l.execution.id).collect();
             let mut start = *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner);
-            let beyond = pick::beyond(&mut tx, claim, places, (&taken, &round.admission), &mut start).await?;
+            let beyond = pick::beyond(&mut tx, claim, places, (&taken, &round.admission), (&mut start, &ahead)).await?;
             *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner) = start;
             self.offer_of(&mut tx, &mut round, &beyond, claim).await?;
             round.more |= beyond.len() >= places;
@@ -79,7 +83,14 @@ impl PgStore {
         // Before the end, for it may not come back.
         *said = Some(claimed);
         commit(tx).await?;
-        Ok(said.take().unwrap_or_default())
+        let claimed = said.take().unwrap_or_default();
+        let turn = |grant: &Grant| {
+            let tenant = grant.execution.tenant_id;
+            Turn { tenant, lane: grant.execution.lane_id, weight: round.weights.get(&tenant).copied().unwrap_or(1) }
+        };
+        let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.granted(claimed.grants.iter().map(turn));
+        Ok(claimed)
     }
 
     /// Looks at the heads of the lanes, and offers what its limits allow. Answers with how many were looked at, and whether something was
@@ -87,7 +98,12 @@ impl PgStore {
     ///
     /// Behind a backlog the heads of a single lane are locked as they are found. Where that gives less than was asked for, others may have locked
     /// some: then they are looked for as ever, so that what is left for the next round is known.
-    async fn look(&self, tx: &mut PgConnection, round: &mut Round, claim: &Claim<'_>) -> Result<(usize, bool)> {
+    async fn look(
+        &self,
+        tx: &mut PgConnection,
+        round: &mut Round,
+        (claim, ahead): (&Claim<'_>, &[(Uuid, f64)]),
+    ) -> Result<(usize, bool)> {
         let (mut known, mut refused) = (HashSet::new(), false);
         if claim.lanes.len() == 1 && self.inner.is_backlog.load(Ordering::Relaxed) {
             let found = pick::lock_heads(tx, claim).await?;
@@ -100,7 +116,7 @@ impl PgStore {
                 return Ok((looked, refused));
             }
         }
-        let heads = pick::heads(tx, claim).await?;
+        let heads = pick::heads(tx, claim, ahead).await?;
         let looked = heads.len();
         let rest: Vec<Uuid> = heads.into_iter().filter(|id| !known.contains(id)).collect();
         refused |= self.offer_of(tx, round, &rest, claim).await?;
@@ -130,6 +146,7 @@ impl PgStore {
                 round.more |= is_busy;
                 refused = true;
             } else {
+                round.weights.insert(one.locked.execution.tenant_id, one.weight);
                 round.offered.push(one.locked);
             }
         }

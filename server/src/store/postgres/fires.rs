@@ -22,9 +22,9 @@ impl Fires for PgStore {
         planned
     }
 
-    async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
+    async fn release_within(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut tries = Tries::new(&self.inner.evict);
-        let done = retried!(self, tries, self.try_release(limit, decide));
+        let done = retried!(self, tries, self.try_release(limit, hourly, decide));
         self.tell_of_lost(&tries);
         done
     }

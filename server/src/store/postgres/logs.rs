@@ -97,7 +97,7 @@ impl PgStore {
     async fn try_append(&self, tenant: Option<Uuid>, lines: &[LogLine], max_bytes: i64) -> Result<()> {
         let mut tx = self.begin().await?;
         let known = known(&mut tx, tenant, lines).await?;
-        let is_newest = |l: &&LogLine| known.get(&l.execution_id).is_some_and(|(epoch, _)| *epoch == l.epoch);
+        let is_newest = |l: &&LogLine| known.get(&l.execution_id).is_some_and(|known| known.epoch == l.epoch);
         let mut lines: Vec<&LogLine> = lines.iter().filter(is_newest).collect();
         if lines.is_empty() {
             return Ok(());
@@ -108,8 +108,12 @@ impl PgStore {
         // After the lock, so that what another call has just stored is seen.
         let stored = stored(&mut tx, &lines).await?;
         lines.retain(|l| !stored.contains(&(l.execution_id, l.sequence)));
-        let kept = within(&lines, &mut sizes, max_bytes);
-        let tenants = known.into_iter().map(|(execution, (_, tenant))| (execution, tenant)).collect();
+        let budget = |execution: Uuid| match known.get(&execution).and_then(|known| known.max_bytes) {
+            Some(0) => i64::MAX,
+            own => own.unwrap_or(max_bytes),
+        };
+        let kept = within(&lines, &mut sizes, budget);
+        let tenants = known.iter().map(|(execution, known)| (*execution, known.tenant)).collect();
         insert(&mut tx, &kept, &tenants).await?;
         save_sizes(&mut tx, &sizes).await?;
         commit(tx).await?;
@@ -134,9 +138,10 @@ impl PgStore {
 }
 
 /// The lines that fit into the budgets of their executions. The first one that does not is replaced by a line that says so.
-fn within(lines: &[&LogLine], sizes: &mut BTreeMap<Uuid, Size>, max_bytes: i64) -> Vec<LogLine> {
+fn within(lines: &[&LogLine], sizes: &mut BTreeMap<Uuid, Size>, budget: impl Fn(Uuid) -> i64) -> Vec<LogLine> {
     let mut kept = Vec::with_capacity(lines.len());
     for line in lines {
+        let max_bytes = budget(line.execution_id);
         let size = sizes.entry(line.execution_id).or_default();
         if size.cut {
             continue;
@@ -162,19 +167,34 @@ fn ids(lines: &[&LogLine]) -> Vec<Uuid> {
     ids
 }
 
-/// The newest epochs of the lines' executions, and their tenants, where they are those of the tenant.
-async fn known(tx: &mut PgConnection, tenant: Option<Uuid>, lines: &[LogLine]) -> Result<HashMap<Uuid, (i64, Uuid)>> {
+/// What is known of an execution that prints.
+struct Known {
+    /// The newest.
+    epoch: i64,
+    tenant: Uuid,
+    /// What its tenant lets it print, where it says so; 0 is no limit.
+    max_bytes: Option<i64>,
+}
+
+/// The lines' executions, where they are those of the tenant.
+async fn known(tx: &mut PgConnection, tenant: Option<Uuid>, lines: &[LogLine]) -> Result<HashMap<Uuid, Known>> {
     let found = sqlx::query(
-        "select e.id, e.epoch, e.tenant_id from live_executions e where e.id = any($1) and ($2::uuid is null or e.tenant_id = $2)
-         union all
-         select h.id, h.epoch, h.tenant_id from unnest($1::uuid[]) as u(id) join job_executions h on h.id = u.id
-         where $2::uuid is null or h.tenant_id = $2",
+        "select e.id, e.epoch, e.tenant_id, t.max_log_bytes from (
+            select e.id, e.epoch, e.tenant_id from live_executions e where e.id = any($1) and ($2::uuid is null or e.tenant_id = $2)
+            union all
+            select h.id, h.epoch, h.tenant_id from unnest($1::uuid[]) as u(id) join job_executions h on h.id = u.id
+            where $2::uuid is null or h.tenant_id = $2
+         ) e left join tenants t on t.id = e.tenant_id",
     )
     .bind(ids(&lines.iter().collect::<Vec<_>>()))
     .bind(tenant)
     .fetch_all(tx)
     .await?;
-    found.iter().map(|row| Ok((row.try_get("id")?, (row.try_get("epoch")?, row.try_get("tenant_id")?)))).collect()
+    let known = |row: &sqlx::postgres::PgRow| {
+        let (epoch, tenant) = (row.try_get("epoch")?, row.try_get("tenant_id")?);
+        Ok((row.try_get("id")?, Known { epoch, tenant, max_bytes: row.try_get("max_log_bytes")? }))
+    };
+    found.iter().map(known).collect()
 }
 
 async fn lock_sizes(tx: &mut PgConnection, lines: &[&LogLine]) -> Result<BTreeMap<Uuid, Size>> {

@@ -19,6 +19,7 @@ mod fires;
 mod gates;
 mod hints;
 mod hot;
+mod hours;
 mod idempotency;
 mod insert;
 mod isolation;
@@ -78,6 +79,7 @@ use self::specs::Specs;
 use super::changes::Changes;
 use super::{Result, Store, StoreError, Wake};
 use crate::clock::DatabaseClock;
+use crate::fairness::Turns;
 
 /// Connections for triggers at most; there is one where none of them has to wait.
 const HOT: u32 = 4;
@@ -152,6 +154,8 @@ struct Inner {
     group_start: std::sync::Mutex<Uuid>,
     /// Whether the newest claim found as much as it was to take. Only a hint of how to look.
     is_backlog: AtomicBool,
+    /// Whose turn it is, as claims go. Only a hint as well.
+    turns: std::sync::Mutex<Turns>,
 }
 
 /// Repeats a transaction that PostgreSQL ended because it crossed another one, or whose COMMIT had no answer. What is called must bear that
@@ -271,6 +275,7 @@ impl PgStore {
             changes: Changes::default(),
             group_start: Default::default(),
             is_backlog: AtomicBool::default(),
+            turns: Default::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

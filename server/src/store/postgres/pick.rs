@@ -24,15 +24,18 @@ pub(super) struct Found {
     /// Those that have a limit, and their limits. That of a key is not known before it is counted.
     pub(super) gates: Vec<Gate>,
     pub(super) limits: Vec<(Gate, i64)>,
+    /// Of its tenant.
+    pub(super) weight: i32,
 }
 
-/// The lanes of a claim (`$1`) that are worth to look into: not those of a queue or tenant at its limit (`$2` is the default of tenants).
+/// The lanes of a claim (`$1`) that are worth to look into: not those of a tenant that is suspended, or of a queue or tenant at its
+/// limit (`$2` is the default of tenants).
 macro_rules! open_lanes {
     () => {
-        "select l.id from lanes l
+        "select l.id, l.tenant_id, coalesce(t.weight, 1) as weight from lanes l
          left join queue_limits q on q.tenant_id = l.tenant_id and q.name = l.queue
          left join tenants t on t.id = l.tenant_id
-         where l.id = any($1)
+         where l.id = any($1) and t.suspended_at is null
            and (q.max_concurrent is null or q.max_concurrent > (
                 select count(*) from live_executions r
                 where r.tenant_id = l.tenant_id and r.queue = l.queue and r.session_id is not null))
@@ -41,15 +44,18 @@ macro_rules! open_lanes {
     };
 }
 
-/// The heads of the lanes: the highest priority first and in turns between lanes. Not locked, for to lock within each lane would lock
-/// `limit` of every lane, and take them from the others for nothing.
-pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<Vec<Uuid>> {
+/// The heads of the lanes: the highest priority first and in turns between lanes, by the weights of their tenants and how far these are
+/// `ahead`. Not locked, for to lock within each lane would lock `limit` of every lane, and take them from the others for nothing.
+pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>, ahead: &[(Uuid, f64)]) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar(concat!(
-        "select p.id from (",
+        "select p.id from (
+            select o.id, o.weight, coalesce(a.ahead, 0) as ahead from (",
         open_lanes!(),
-        ") as lane cross join lateral (
-            select n.id, n.priority, n.late, n.run_at,
-                row_number() over (order by n.priority desc, n.late, n.run_at, n.id) as turn from (
+        ") as o left join unnest($4::uuid[], $5::double precision[]) as a(tenant_id, ahead) on a.tenant_id = o.tenant_id
+         ) as lane cross join lateral (
+            select n.id, n.priority, n.late, n.run_at, lane.ahead
+                + (row_number() over (order by n.priority desc, n.late, n.run_at, n.id) - 1)::double precision / lane.weight as turn
+            from (
                 select e.id, e.priority, e.late, e.run_at from live_executions e
                 where e.lane_id = lane.id and e.state = 1 and e.cancel_requested_at is null
                   and (e.start_by is null or e.start_by > statement_timestamp())
@@ -60,6 +66,8 @@ pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>) -> Result<Ve
     .bind(claim.lanes)
     .bind(claim.tenant_limit)
     .bind(limited(claim.limit))
+    .bind(ahead.iter().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
+    .bind(ahead.iter().map(|(_, ahead)| *ahead).collect::<Vec<_>>())
     .fetch_all(tx)
     .await?)
 }
@@ -72,6 +80,8 @@ struct Group {
     key: String,
     /// Free places, as far as a look without locks tells.
     places: i64,
+    /// Of its tenant.
+    weight: i32,
 }
 
 /// Where the heads of lanes are taken by what is at its limit: the heads of the groups that have free places. Each group is looked at once,
@@ -81,7 +91,7 @@ pub(super) async fn beyond(
     claim: &Claim<'_>,
     limit: usize,
     taken: (&[Uuid], &Admission),
-    start: &mut Uuid,
+    (start, ahead): (&mut Uuid, &[(Uuid, f64)]),
 ) -> Result<Vec<Uuid>> {
     // Without statistics, as of a backlog that has just come, the planner would sort a lane's rows for each of its groups: seconds instead
     // of milliseconds. The index has them in order.
@@ -109,9 +119,10 @@ pub(super) async fn beyond(
     }
     Ok(sqlx::query_scalar(
         "select c.id from (
-            select n.id, n.priority, n.late, n.run_at,
-                row_number() over (partition by g.lane_id order by n.priority desc, n.late, n.run_at, n.id) as turn
-            from unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[]) as g(lane_id, job_id, key, places)
+            select n.id, n.priority, n.late, n.run_at, g.ahead + (row_number() over (
+                    partition by g.lane_id order by n.priority desc, n.late, n.run_at, n.id) - 1)::double precision / g.weight as turn
+            from unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $7::integer[], $8::double precision[])
+                as g(lane_id, job_id, key, places, weight, ahead)
             cross join lateral (
                 select e.id, e.priority, e.late, e.run_at from live_executions e
                 where e.lane_id = g.lane_id and e.job_id = g.job_id and e.concurrency_key = g.key and e.state = 1
@@ -127,8 +138,14 @@ pub(super) async fn beyond(
     .bind(groups.iter().map(|g| g.places).collect::<Vec<_>>())
     .bind(taken.0)
     .bind(limited(limit))
+    .bind(groups.iter().map(|g| g.weight).collect::<Vec<_>>())
+    .bind(groups.iter().map(|g| ahead_of(ahead, g.tenant)).collect::<Vec<_>>())
     .fetch_all(tx)
     .await?)
+}
+
+fn ahead_of(ahead: &[(Uuid, f64)], tenant: Uuid) -> f64 {
+    ahead.iter().find(|(one, _)| *one == tenant).map_or(0.0, |(_, ahead)| *ahead)
 }
 
 /// Whether the planner may sort, in this transaction.
@@ -178,8 +195,8 @@ async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: us
                 select count(*) from live_executions r
                 where r.tenant_id = j.tenant_id and r.concurrency_key = s.key and r.concurrency_key <> ''
                   and r.session_id is not null) else $5 end
-         ) as places
-         from step s join scheduled_jobs j on j.id = s.job_id"
+         ) as places, lane.weight
+         from step s join lane on lane.id = s.lane_id join scheduled_jobs j on j.id = s.job_id"
     ))
     .bind(claim.lanes)
     .bind(claim.tenant_limit)
@@ -195,6 +212,7 @@ async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: us
             job: row.try_get("job_id")?,
             key: row.try_get("key")?,
             places: row.try_get("places")?,
+            weight: row.try_get("weight")?,
         })
     };
     found.iter().map(group).collect()
@@ -264,6 +282,7 @@ struct Bounds {
     job_name: String,
     job_version: i64,
     limits: Vec<(Gate, i64)>,
+    weight: i32,
 }
 
 /// Rows of [`placed_columns`], with what limits them. Those whose job is gone are left out.
@@ -287,7 +306,7 @@ async fn found(tx: &mut PgConnection, rows: &[PgRow], tenant_limit: i64) -> Resu
         let limits: Vec<(Gate, i64)> = of.limits.iter().cloned().chain(key).collect();
         let gates = limits.iter().map(|(gate, _)| gate.clone()).collect();
         execution.job_name.clone_from(&of.job_name);
-        Some(Found { locked: Locked::at(place, execution, of.job_version), gates, limits })
+        Some(Found { locked: Locked::at(place, execution, of.job_version), gates, limits, weight: of.weight })
     };
     Ok(executions.into_iter().filter_map(found).collect())
 }
@@ -300,7 +319,7 @@ async fn bounds(tx: &mut PgConnection, sorts: &[Sort], tenant_limit: i64) -> Res
     }
     let rows = sqlx::query(
         "select u.number, j.name, j.version, j.max_concurrent::bigint, coalesce(q.max_concurrent, 0)::bigint,
-            coalesce(t.max_concurrent, $4)::bigint
+            coalesce(t.max_concurrent, $4)::bigint, coalesce(t.weight, 1)
          from unnest($1::uuid[], $2::uuid[], $3::text[]) with ordinality as u(job_id, tenant_id, queue, number)
          cross join lateral (select s.name, s.version, s.max_concurrent from scheduled_jobs s where s.id = u.job_id limit 1) j
          left join queue_limits q on q.tenant_id = u.tenant_id and q.name = u.queue
@@ -326,7 +345,8 @@ async fn bounds(tx: &mut PgConnection, sorts: &[Sort], tenant_limit: i64) -> Res
             let limit: i64 = row.try_get(column)?;
             limits.extend((limit > 0).then_some((gate, limit)));
         }
-        bounds[at] = Some(Bounds { job_name: row.try_get(1)?, job_version: row.try_get(2)?, limits });
+        bounds[at] =
+            Some(Bounds { job_name: row.try_get(1)?, job_version: row.try_get(2)?, limits, weight: row.try_get(6)? });
     }
     Ok(bounds)
 }

@@ -21,7 +21,7 @@ use crate::store::{DecidePlan, JobPlan, NewOmission, PlanCandidate, Planned, Res
 /// stand before others meanwhile; it is back once one of them is omitted.
 macro_rules! plannable {
     () => {
-        "j.status = 'active' and j.deleted_at is null and (j.max_executions is null or not exists (
+        "j.status = 'active' and j.tenant_suspended_at is null and j.deleted_at is null and (j.max_executions is null or not exists (
             select 1 from (
                 select count(*) as fires from live_executions p
                 where p.job_id = j.id and p.state = 0 and p.attempt = 0 and p.trigger_type = 1

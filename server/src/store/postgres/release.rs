@@ -9,9 +9,11 @@ use uuid::Uuid;
 
 use super::apply::{Locked, policy_of};
 use super::commit::commit;
+use super::hours::Hours;
 use super::rows::{armed, job_columns, live_columns};
 use super::{PgStore, limited, micros, rows, write};
 use crate::execution::{Event, Execution, ON_TIME, Policy, State, apply};
+use crate::firing::is_begun;
 use crate::job::{Job, ScheduleKind};
 use crate::store::{DecideDue, DueFire, DueVerdict, NewOmission, Releases, Result, StoreError};
 
@@ -40,19 +42,26 @@ struct Batch {
 }
 
 impl PgStore {
-    pub(super) async fn try_release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
+    pub(super) async fn try_release(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut tx = self.begin().await?;
         let (Due { executions: due, late }, now) = lock_due(&mut tx, limit).await?;
         let jobs = self.lock_jobs(&mut tx, &due, now).await?;
         // A job that somebody else has locked just now keeps its fires until the next round.
         let due: Vec<Execution> = due.into_iter().filter(|e| e.attempt > 0 || jobs.contains_key(&e.job_id)).collect();
-        let fires = offered(&mut tx, &due, &jobs).await?;
+        let mut fires = offered(&mut tx, &due, &jobs).await?;
+        let hours = Hours::of(&mut tx, fires.iter().map(|fire| fire.job.tenant_id).collect(), hourly).await?;
+        fires.iter_mut().for_each(|fire| fire.room = hours.room(fire.job.tenant_id));
         let verdicts: HashMap<Uuid, DueVerdict> =
             fires.iter().map(|f| f.execution.id).zip(decide(&fires, now)).collect();
         let others = self.replaced(&mut tx, &due, &verdicts).await?;
         let batch = Batch::gather(due, &jobs, &verdicts, &others, now)?;
         batch.write(&mut tx, now).await?;
         settle_jobs(&mut tx, &jobs, &batch, &fires, now).await?;
+        let begun = |fire: &&DueFire| {
+            let verdict = verdicts.get(&fire.execution.id);
+            verdict.is_some_and(|verdict| is_begun(fire, verdict)) && !batch.dropped.contains(&fire.execution.id)
+        };
+        hours.count(&mut tx, fires.iter().filter(begun).map(|fire| fire.job.tenant_id)).await?;
         let next_due =
             sqlx::query_scalar("select min(run_at) from live_executions where state = 0").fetch_one(&mut *tx).await?;
         commit(tx).await?;
@@ -317,7 +326,7 @@ async fn offered(tx: &mut PgConnection, due: &[Execution], jobs: &HashMap<Uuid, 
     let loads = loads(tx, fires.iter().map(|(_, job)| (job.tenant_id, job.id))).await?;
     let fire = |(execution, job): (&Execution, &Job)| {
         let (active, waiting) = loads.get(&job.id).copied().unwrap_or_default();
-        DueFire { execution: execution.clone(), job: job.clone(), active, waiting }
+        DueFire { execution: execution.clone(), job: job.clone(), active, waiting, room: None }
     };
     Ok(fires.into_iter().map(fire).collect())
 }

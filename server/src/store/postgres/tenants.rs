@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::commit::commit;
 use super::{PgStore, retried, rows, violated};
 use crate::error::Error;
-use crate::store::{ChangeTenant, Page, Result, StoreError, Tenants, text};
+use crate::store::{ChangeTenant, Page, Result, SetAside, StoreError, Tenants, text};
 use crate::tenant::{Quotas, Tenant};
 
 /// What [`tenant`] reads.
@@ -57,6 +57,11 @@ impl Tenants for PgStore {
         let count = "select executions from tenant_hours where tenant_id = $1 and hour = date_trunc('hour', clock_timestamp(), 'UTC')";
         let mut tx = self.read_for(tenant).await?;
         Ok(sqlx::query_scalar(count).bind(tenant).fetch_optional(&mut *tx).await?.unwrap_or(0))
+    }
+
+    async fn set_aside(&self, tenant: Uuid, wanted: i64, default: i64) -> Result<SetAside> {
+        // One whose outcome is unknown may count twice: what it set aside is not used then.
+        retried!(self, self.try_set_aside(tenant, wanted, default))
     }
 }
 

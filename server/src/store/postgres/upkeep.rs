@@ -51,6 +51,7 @@ impl Upkeep for PgStore {
         done.rows_deleted += self.delete_by_id(OLD_DEAD_LETTERS, oldest).await?;
         done.rows_deleted += self.delete(OLD_KEYS, before(retention.idempotency)).await?;
         done.rows_deleted += self.delete(DELETED_JOBS, before(retention.executions)).await?;
+        done.rows_deleted += self.delete(OLD_HOURS, before(Duration::from_secs(7 * 86_400))).await?;
         done.rows_deleted += self.delete(EXPIRED_LOCKS, before(Duration::ZERO)).await?;
         done.rows_deleted += self.delete(GONE_COORDINATORS, before(Duration::from_secs(86_400))).await?;
         guard.commit().await?;
@@ -109,6 +110,8 @@ impl Upkeep for PgStore {
 
 const OLD_TALLIES: &str = "delete from execution_tallies where ctid = any(array(
     select ctid from execution_tallies where at < $1 limit $2))";
+const OLD_HOURS: &str = "delete from tenant_hours where ctid = any(array(
+    select ctid from tenant_hours where hour < $1 limit $2))";
 const OLD_OMISSIONS: &str = "delete from fire_omissions where id in (
     select id from fire_omissions where created_at < $1 limit $2)";
 /// With the history of their executions.

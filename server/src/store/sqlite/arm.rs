@@ -7,11 +7,11 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::executions::planned;
-use super::fires::count;
+use super::fires::{count, rooms};
 use super::gates::Rooms;
 use super::leases::Living;
 use super::rows::{self, after, from_micros, micros, select_live, span};
-use super::{SqliteStore, Work, jobs};
+use super::{SqliteStore, Work, jobs, tenants};
 use crate::admission::Gate;
 use crate::execution::{Event, Execution};
 use crate::job::Job;
@@ -29,7 +29,8 @@ impl SqliteStore {
         let more = found.len() >= arm.limit;
         // What cannot be read is for its release to put off.
         let found: Vec<Execution> = found.iter().filter_map(|row| rows::live(row).ok()).collect();
-        let fires = with_jobs(work, found).await?;
+        let mut fires = with_jobs(work, found).await?;
+        let limited = rooms(work, &mut fires, arm.hourly).await?;
         let verdicts = if fires.is_empty() { Vec::new() } else { decide(&fires) };
         let fires: Vec<DueFire> =
             fires.into_iter().zip(verdicts).filter(|(_, may)| *may).map(|(fire, _)| fire).collect();
@@ -46,7 +47,11 @@ impl SqliteStore {
             {
                 continue;
             }
-            armed.grants.extend(self.grant_ahead(work, &fire, assignment, arm).await?);
+            let granted = self.grant_ahead(work, &fire, assignment, arm).await?;
+            if granted.is_some() && limited.contains(&fire.job.tenant_id) && !fire.execution.was_armed() {
+                tenants::count(work, fire.job.tenant_id, 1).await?;
+            }
+            armed.grants.extend(granted);
         }
         armed.next = next(work, arm).await?;
         Ok(armed)
@@ -114,7 +119,7 @@ async fn with_jobs(work: &mut Work, found: Vec<Execution>) -> Result<Vec<DueFire
                 job
             }
         };
-        fires.extend(job.map(|job| DueFire { execution, job, active: 0, waiting: 0 }));
+        fires.extend(job.map(|job| DueFire { execution, job, active: 0, waiting: 0, room: None }));
     }
     Ok(fires)
 }

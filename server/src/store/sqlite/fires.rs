@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::executions::{self, active, active_of, armed_at, omit, planned};
 use super::rows::{self, after, before, from_micros, micros, select_jobs, select_live};
-use super::{SqliteStore, Work, jobs};
+use super::{SqliteStore, Work, jobs, tenants};
 use crate::execution::{Event, Execution, ON_TIME, State, manual_id};
 use crate::firing;
 use crate::job::{Job, ScheduleKind};
@@ -26,7 +26,7 @@ use crate::store::{
 macro_rules! plannable {
     () => {
         concat!(
-            "j.status = 'active' and j.deleted_at is null and (j.max_executions is null or not exists (select 1 from \
+            "j.status = 'active' and j.deleted_at is null and j.tenant_suspended_at is null and (j.max_executions is null or not exists (select 1 from \
              (select count(*) as fires from live_executions where job_id = j.id and ",
             planned!(),
             ") o where o.fires > 0 and j.execution_count + o.fires >= j.max_executions))"
@@ -68,7 +68,7 @@ impl Fires for SqliteStore {
         Ok(planned)
     }
 
-    async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
+    async fn release_within(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut work = self.write().await?;
         let mut releases = Releases { now: work.now, ..Releases::default() };
         let edge = before(work.now, ON_TIME);
@@ -89,7 +89,8 @@ impl Fires for SqliteStore {
         }
         // A retry and what a person asked for are not for the schedule's rules to refuse.
         let planned: Vec<_> = due.iter().filter(|execution| is_planned(execution)).cloned().collect();
-        let fires = with_jobs(&mut work, planned).await?;
+        let mut fires = with_jobs(&mut work, planned).await?;
+        let limited = rooms(&mut work, &mut fires, hourly).await?;
         let mut verdicts: HashMap<Uuid, DueVerdict> = match fires.as_slice() {
             [] => HashMap::new(),
             fires => fires.iter().map(|fire| fire.execution.id).zip(decide(fires, work.now)).collect(),
@@ -111,6 +112,10 @@ impl Fires for SqliteStore {
                     None => continue,
                 },
             };
+            let is_begun = matches!(verdict, DueVerdict::Admit | DueVerdict::Replace(_)) && !execution.was_armed();
+            if is_begun && is_planned(execution) && limited.contains(&execution.tenant_id) {
+                tenants::count(&mut work, execution.tenant_id, 1).await?;
+            }
             self.release_one(&mut work, execution, verdict, &mut full, &mut releases).await?;
         }
         for job in fires.iter().map(|fire| fire.job.id).collect::<BTreeSet<_>>() {
@@ -226,6 +231,19 @@ impl SqliteStore {
     }
 }
 
+/// Tells fires what their tenants may still begin in this hour. Answers with the tenants that have a quota.
+pub(super) async fn rooms(work: &mut Work, fires: &mut [DueFire], hourly: i64) -> Result<BTreeSet<Uuid>> {
+    let mut rooms: HashMap<Uuid, Option<i64>> = HashMap::new();
+    for fire in fires {
+        let tenant = fire.job.tenant_id;
+        fire.room = match rooms.get(&tenant) {
+            Some(room) => *room,
+            None => *rooms.entry(tenant).or_insert(tenants::room(work, tenant, hourly).await?),
+        };
+    }
+    Ok(rooms.into_iter().filter_map(|(tenant, room)| room.map(|_| tenant)).collect())
+}
+
 fn is_planned(execution: &Execution) -> bool {
     execution.trigger == TriggerType::Scheduled && execution.attempt == 0
 }
@@ -334,7 +352,7 @@ async fn with_jobs(work: &mut Work, due: Vec<Execution>) -> Result<Vec<DueFire>>
             }
         };
         match found {
-            Some((job, active, waiting)) => fires.push(DueFire { execution, job, active, waiting }),
+            Some((job, active, waiting)) => fires.push(DueFire { execution, job, active, waiting, room: None }),
             None => put_off(work, execution.id).await?,
         }
     }

@@ -11,6 +11,7 @@ use super::executions::{self, armed_at, clean};
 use super::rows::{self, before, from_micros, micros, select_live, span};
 use super::{SqliteStore, Work, pick};
 use crate::execution::{Event, Execution, Policy, Rejected, apply};
+use crate::fairness::Turn;
 use crate::job::RetryPolicy;
 use crate::store::{
     Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError, Wanted,
@@ -61,6 +62,11 @@ impl Leases for SqliteStore {
             }
         }
         work.commit().await?;
+        let turn = |grant: &Grant| {
+            let tenant = grant.execution.tenant_id;
+            Turn { tenant, lane: grant.execution.lane_id, weight: offer.weights.get(&tenant).copied().unwrap_or(1) }
+        };
+        self.turns().granted(claimed.grants.iter().map(turn));
         Ok(claimed)
     }
 

@@ -19,6 +19,8 @@ struct Size {
     epoch: Option<i64>,
     bytes: i64,
     full: bool,
+    /// What its tenant lets it print, where it says so; 0 is no limit.
+    own_most: Option<i64>,
 }
 
 #[async_trait]
@@ -34,7 +36,11 @@ impl Logs for SqliteStore {
                 Entry::Vacant(new) => new.insert(size(&mut work, tenant, id).await?),
             };
             if size.epoch == Some(line.epoch) {
-                append(&mut work, line, size, max_bytes).await?;
+                let most = match size.own_most {
+                    Some(0) => i64::MAX,
+                    own => own.unwrap_or(max_bytes),
+                };
+                append(&mut work, line, size, most).await?;
             }
         }
         for (id, size) in sizes.iter().filter(|(_, size)| size.epoch.is_some()) {
@@ -91,17 +97,19 @@ impl Logs for SqliteStore {
 }
 
 async fn size(work: &mut Work, tenant: Option<Uuid>, execution: Uuid) -> Result<Size> {
-    let (epoch, bytes, full) = sqlx::query_as(
+    let (epoch, bytes, full, own_most) = sqlx::query_as(
         "select coalesce((select epoch from live_executions where id = ?1 and (?2 is null or tenant_id = ?2)), \
          (select epoch from job_executions where id = ?1 and (?2 is null or tenant_id = ?2))), \
          coalesce((select bytes from execution_log_sizes where execution_id = ?1), 0), \
-         coalesce((select full from execution_log_sizes where execution_id = ?1), 0)",
+         coalesce((select full from execution_log_sizes where execution_id = ?1), 0), \
+         (select t.max_log_bytes from tenants t where t.id = coalesce((select tenant_id from live_executions where id = ?1), \
+         (select tenant_id from job_executions where id = ?1)))",
     )
     .bind(execution)
     .bind(tenant)
     .fetch_one(&mut *work.tx)
     .await?;
-    Ok(Size { epoch, bytes, full })
+    Ok(Size { epoch, bytes, full, own_most })
 }
 
 async fn append(work: &mut Work, mut line: LogLine, size: &mut Size, max_bytes: i64) -> Result<()> {

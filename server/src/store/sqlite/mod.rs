@@ -29,7 +29,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +42,7 @@ use uuid::Uuid;
 
 use super::changes::Changes;
 use super::{Result, Store, StoreError, Wake};
+use crate::fairness::Turns;
 use crate::job::JobSpec;
 
 /// How long a statement waits for another process that holds the file, such as a backup.
@@ -69,6 +70,8 @@ pub struct SqliteStore {
     tidying: tokio::sync::Mutex<()>,
     /// Where claims that find more groups than they look at go on.
     group_start: Mutex<Uuid>,
+    /// Whose turn it is, as claims go.
+    turns: Mutex<Turns>,
     /// Keeps other coordinators out; let go when the store is dropped.
     _lock: File,
 }
@@ -124,6 +127,7 @@ impl SqliteStore {
             specs: Mutex::default(),
             tidying: tokio::sync::Mutex::default(),
             group_start: Mutex::default(),
+            turns: Mutex::default(),
             _lock: lock,
         })
     }
@@ -132,6 +136,10 @@ impl SqliteStore {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn group_start(&self) -> Uuid {

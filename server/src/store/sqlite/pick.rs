@@ -1,7 +1,7 @@
 //! Which pending executions a claim offers.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
@@ -20,6 +20,8 @@ const GROUPS_OF_LANE: (usize, usize) = (16, 1000);
 /// What waits and has a place, and whether it is worth to look again at once.
 pub(super) struct Offer {
     pub(super) executions: Vec<Execution>,
+    /// Of their tenants.
+    pub(super) weights: HashMap<Uuid, i32>,
     pub(super) more: bool,
 }
 
@@ -29,10 +31,11 @@ pub(super) async fn offer(store: &SqliteStore, work: &mut Work, claim: &Claim<'_
     let mut rooms = Rooms::default();
     let lanes = open_lanes(work, claim, &mut rooms).await?;
     let mut ranked = Vec::new();
-    for (lane, _) in &lanes {
-        let found = waiting(work, *lane, claim.limit).await?;
-        ranked.extend(found.into_iter().enumerate());
+    for lane in &lanes {
+        let found = waiting(work, lane.id, claim.limit).await?;
+        ranked.extend(found.into_iter().zip(lane.turns(store)));
     }
+    let weights = lanes.iter().map(|lane| (lane.tenant, lane.weight)).collect();
     let heads = ordered(ranked, claim.limit);
     let is_full = heads.len() >= claim.limit;
     let mut offered = Vec::with_capacity(heads.len());
@@ -45,7 +48,7 @@ pub(super) async fn offer(store: &SqliteStore, work: &mut Work, claim: &Claim<'_
     }
     // What is at its limit stands before more than was looked at.
     if !(refused && is_full && offered.len() < claim.limit.div_ceil(2)) {
-        return Ok(Offer { executions: offered, more: is_full });
+        return Ok(Offer { executions: offered, weights, more: is_full });
     }
     let places = claim.limit - offered.len();
     let taken: BTreeSet<Uuid> = offered.iter().map(|e| e.id).collect();
@@ -57,31 +60,54 @@ pub(super) async fn offer(store: &SqliteStore, work: &mut Work, claim: &Claim<'_
             offered.push(execution);
         }
     }
-    Ok(Offer { executions: offered, more })
+    Ok(Offer { executions: offered, weights, more })
 }
 
-/// The lanes of a claim but those of a queue or tenant at its limit, with their tenants.
-async fn open_lanes(work: &mut Work, claim: &Claim<'_>, rooms: &mut Rooms) -> Result<Vec<(i64, Uuid)>> {
+/// A lane that is worth to look into.
+struct Open {
+    id: i64,
+    tenant: Uuid,
+    /// Of its tenant.
+    weight: i32,
+}
+
+impl Open {
+    /// When what waits in it has its turns, by its tenant's clock.
+    fn turns(&self, store: &SqliteStore) -> impl Iterator<Item = f64> + use<> {
+        let (ahead, one) = (store.turns().ahead(self.tenant), 1.0 / f64::from(self.weight.max(1)));
+        (0_u32..).map(move |turn| ahead + f64::from(turn) * one)
+    }
+}
+
+/// The lanes of a claim but those of a tenant that is suspended, or of a queue or tenant at its limit.
+async fn open_lanes(work: &mut Work, claim: &Claim<'_>, rooms: &mut Rooms) -> Result<Vec<Open>> {
     let mut open = Vec::with_capacity(claim.lanes.len());
     for id in claim.lanes.iter().copied().collect::<BTreeSet<i64>>() {
-        let lane: Option<(Uuid, String)> = sqlx::query_as("select tenant_id, queue from lanes where id = ?")
-            .bind(id)
-            .fetch_optional(&mut *work.tx)
-            .await?;
-        let Some((tenant, queue)) = lane else { continue };
+        let lane: Option<(Uuid, String, i32)> = sqlx::query_as(
+            "select l.tenant_id, l.queue, coalesce(t.weight, 1) from lanes l left join tenants t on t.id = l.tenant_id \
+             where l.id = ? and t.suspended_at is null",
+        )
+        .bind(id)
+        .fetch_optional(&mut *work.tx)
+        .await?;
+        let Some((tenant, queue, weight)) = lane else { continue };
         let gates = [Gate::Tenant(tenant), Gate::Queue(tenant, queue)];
         if rooms.places(work, &gates, claim.tenant_limit, 1).await? > 0 {
-            open.push((id, tenant));
+            open.push(Open { id, tenant, weight });
         }
     }
     Ok(open)
 }
 
 /// The first of executions by priority, and within it by lanes in turns.
-fn ordered(mut ranked: Vec<(usize, Execution)>, limit: usize) -> Vec<Execution> {
-    ranked.sort_by_key(|(rank, e)| (Reverse(e.priority), e.is_late(), *rank, e.run_at, e.id));
+fn ordered(mut ranked: Vec<(Execution, f64)>, limit: usize) -> Vec<Execution> {
+    ranked.sort_by(|(one, its_turn), (other, turn)| {
+        let first = (Reverse(one.priority), one.is_late()).cmp(&(Reverse(other.priority), other.is_late()));
+        let then = || (one.run_at, one.id).cmp(&(other.run_at, other.id));
+        first.then(its_turn.total_cmp(turn)).then_with(then)
+    });
     ranked.truncate(limit);
-    ranked.into_iter().map(|(_, execution)| execution).collect()
+    ranked.into_iter().map(|(execution, _)| execution).collect()
 }
 
 /// The heads of the groups of one job and key that have free places, ranked within their lanes. Each group is looked at once, however much
@@ -90,17 +116,18 @@ async fn beyond(
     store: &SqliteStore,
     work: &mut Work,
     (claim, most): (&Claim<'_>, usize),
-    lanes: &[(i64, Uuid)],
+    lanes: &[Open],
     taken: &BTreeSet<Uuid>,
     rooms: &mut Rooms,
-) -> Result<Vec<(usize, Execution)>> {
+) -> Result<Vec<(Execution, f64)>> {
     let bound = (GROUPS / lanes.len().max(1)).clamp(GROUPS_OF_LANE.0, GROUPS_OF_LANE.1);
     let start = store.group_start();
     let mut next: Option<Uuid> = None;
     let mut ranked = Vec::new();
-    for (lane, tenant) in lanes {
+    for open in lanes {
+        let (lane, tenant) = (open.id, open.tenant);
         let mut found = Vec::new();
-        let mut group = first_group(&mut work.tx, *lane, start).await?;
+        let mut group = first_group(&mut work.tx, lane, start).await?;
         let mut wrapped = start.is_nil();
         for looked_at in 1.. {
             let Some((job, key)) = group else {
@@ -108,24 +135,24 @@ async fn beyond(
                     break;
                 }
                 wrapped = true;
-                group = first_group(&mut work.tx, *lane, Uuid::nil()).await?;
+                group = first_group(&mut work.tx, lane, Uuid::nil()).await?;
                 continue;
             };
-            let mut gates = vec![Gate::Job(*tenant, job)];
-            gates.extend((!key.is_empty()).then(|| Gate::Key(*tenant, key.clone())));
+            let mut gates = vec![Gate::Job(tenant, job)];
+            gates.extend((!key.is_empty()).then(|| Gate::Key(tenant, key.clone())));
             let places = rooms.places(work, &gates, claim.tenant_limit, most).await?;
             if places > 0 {
-                found.extend(heads_of(work, *lane, job, &key, places, taken).await?);
+                found.extend(heads_of(work, lane, job, &key, places, taken).await?);
             }
             if looked_at >= bound {
                 next = Some(next.map_or(job, |next| next.min(job)));
                 break;
             }
-            group = next_group(&mut work.tx, *lane, job, &key).await?;
+            group = next_group(&mut work.tx, lane, job, &key).await?;
         }
         found.sort_by_key(|e| (Reverse(e.priority), e.is_late(), e.run_at, e.id));
         found.dedup_by_key(|execution| execution.id);
-        ranked.extend(found.into_iter().enumerate());
+        ranked.extend(found.into_iter().zip(open.turns(store)));
     }
     store.set_group_start(next.unwrap_or_default());
     Ok(ranked)

@@ -10,7 +10,7 @@ use super::rows::{instant, json, maybe_instant, micros, to_json};
 use super::{SqliteStore, Work};
 use crate::error::Error;
 use crate::store::text::plain;
-use crate::store::{ChangeTenant, Page, Result, StoreError, Tenants};
+use crate::store::{ChangeTenant, Page, Result, SetAside, StoreError, Tenants};
 use crate::tenant::{Quotas, Tenant};
 
 const TABLE: &str = "tenants";
@@ -76,10 +76,50 @@ impl Tenants for SqliteStore {
         let hour = hour(self.clock());
         Ok(sqlx::query_scalar(count).bind(tenant).bind(hour).fetch_optional(&self.readers).await?.unwrap_or(0))
     }
+
+    async fn set_aside(&self, tenant: Uuid, wanted: i64, default: i64) -> Result<SetAside> {
+        let mut work = self.write().await?;
+        let room = room(&mut work, tenant, default).await?;
+        let granted = room.map_or(wanted, |room| room.min(wanted));
+        if room.is_some() {
+            count(&mut work, tenant, granted).await?;
+        }
+        let now = work.now;
+        work.commit().await?;
+        Ok(SetAside::of(granted, now, now))
+    }
+}
+
+/// What a tenant may still begin in this hour; `None` where it has no quota. `default` is that of tenants without one of their own; 0 is none.
+pub(super) async fn room(work: &mut Work, tenant: Uuid, default: i64) -> Result<Option<i64>> {
+    let own = "select max_executions_per_hour from tenants where id = ?";
+    let own: Option<Option<i64>> = sqlx::query_scalar(own).bind(tenant).fetch_optional(&mut *work.tx).await?;
+    let most = own.flatten().unwrap_or(default);
+    if most <= 0 {
+        return Ok(None);
+    }
+    let used = "select executions from tenant_hours where tenant_id = ? and hour = ?";
+    let used: Option<i64> =
+        sqlx::query_scalar(used).bind(tenant).bind(hour(work.now)).fetch_optional(&mut *work.tx).await?;
+    Ok(Some((most - used.unwrap_or(0)).max(0)))
+}
+
+/// Counts executions of a tenant in this hour.
+pub(super) async fn count(work: &mut Work, tenant: Uuid, more: i64) -> Result<()> {
+    sqlx::query(
+        "insert into tenant_hours (tenant_id, hour, executions) values (?, ?, ?) \
+         on conflict (tenant_id, hour) do update set executions = executions + excluded.executions",
+    )
+    .bind(tenant)
+    .bind(hour(work.now))
+    .bind(more)
+    .execute(&mut *work.tx)
+    .await?;
+    Ok(())
 }
 
 /// The hour of the clock that an instant is in, as it is stored.
-pub(super) fn hour(at: chrono::DateTime<Utc>) -> i64 {
+fn hour(at: chrono::DateTime<Utc>) -> i64 {
     micros(at).div_euclid(HOUR) * HOUR
 }
 

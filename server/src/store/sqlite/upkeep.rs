@@ -48,6 +48,12 @@ const JOBS: &str = "delete from scheduled_jobs where rowid in (select j.rowid fr
 const LOCKS: &str =
     "delete from scheduler_locks where rowid in (select rowid from scheduler_locks where expires_at < ?1 limit ?2)";
 
+const HOURS: &str = "delete from tenant_hours where (tenant_id, hour) in \
+     (select tenant_id, hour from tenant_hours where hour < ?1 limit ?2)";
+
+/// How long it is known what tenants began in an hour.
+const HOURS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
 #[async_trait]
 impl Upkeep for SqliteStore {
     async fn upkeep(&self, _ahead: u32, retention: &Retention) -> Result<UpkeepDone> {
@@ -63,6 +69,7 @@ impl Upkeep for SqliteStore {
             (VERSIONS, retention.executions),
             (JOBS, retention.executions),
             (LOCKS, Duration::ZERO),
+            (HOURS, HOURS_KEPT),
         ] {
             rows_deleted += self.delete_older(statement, age).await?;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, DurationRound, SubsecRound, Utc};
 use orrery_proto::v1::TriggerType;
 use uuid::Uuid;
 
@@ -77,6 +77,8 @@ pub struct DueFire {
     pub active: i64,
     /// Of `active`, those that are due and wait for their first lease.
     pub waiting: i64,
+    /// What its tenant may still begin in this hour, before any of this batch; `None` where it has no quota.
+    pub room: Option<i64>,
 }
 
 /// What becomes of a due execution.
@@ -103,6 +105,8 @@ pub struct Arm<'a> {
     pub limit: usize,
     /// As in [`super::Claim`].
     pub tenant_limit: i64,
+    /// As in [`crate::store::Fires::release_within`].
+    pub hourly: i64,
     pub timeouts: Timeouts,
 }
 
@@ -131,6 +135,22 @@ pub struct Releases {
     /// How long after their instants the released fires came, the longest.
     pub worst_lag: Duration,
     pub now: DateTime<Utc>,
+}
+
+/// Executions that were counted before they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    pub granted: i64,
+    /// How long the hour goes on that they count in.
+    pub ends_in: Duration,
+}
+
+impl SetAside {
+    /// What was granted in the hour that begins at an instant.
+    pub(in crate::store) fn of(granted: i64, hour: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        let end = hour.duration_trunc(chrono::TimeDelta::hours(1)).unwrap_or(hour) + chrono::TimeDelta::hours(1);
+        Self { granted, ends_in: (end - now).to_std().unwrap_or_default() }
+    }
 }
 
 /// An execution that somebody asks for.

@@ -135,7 +135,7 @@ impl Engine {
         let session = self.agents[agent].session.clone();
         let lanes = all_lanes(&self.store).await;
         let (least, ahead) = (Duration::ZERO, AHEAD.to_std().unwrap());
-        let arm = Arm { lanes: &lanes, least, ahead, limit, tenant_limit: 0, timeouts: TIMEOUTS };
+        let arm = Arm { lanes: &lanes, least, ahead, limit, tenant_limit: 0, hourly: 0, timeouts: TIMEOUTS };
         let to = Assignment {
             session_id: session.id,
             attachment: session.attachment,

@@ -242,7 +242,13 @@ impl Plain {
         let more = found.len() >= limit;
         let fires: Vec<DueFire> = found
             .into_iter()
-            .map(|execution| DueFire { job: self.jobs[&execution.job_id].clone(), execution, active: 0, waiting: 0 })
+            .map(|execution| DueFire {
+                job: self.jobs[&execution.job_id].clone(),
+                execution,
+                active: 0,
+                waiting: 0,
+                room: None,
+            })
             .collect();
         let mut granted = Vec::new();
         let lives = self.lives(session, attachment);
@@ -271,7 +277,7 @@ impl Plain {
     fn due_fire(&self, e: &Execution) -> DueFire {
         let active = self.active(e.job_id);
         let waiting = self.count(e.job_id, |e| e.state == State::Pending && e.attempt == 0);
-        DueFire { execution: e.clone(), job: self.jobs[&e.job_id].clone(), active, waiting }
+        DueFire { execution: e.clone(), job: self.jobs[&e.job_id].clone(), active, waiting, room: None }
     }
 
     /// Ends the other active executions of a fire's job, or asks them to end.
