@@ -30,6 +30,7 @@ const FILES: &[&str] = &[
     "orrery/v1/enrolment.proto",
     "orrery/v1/secret.proto",
     "orrery/v1/agent.proto",
+    "orrery/v1/audit.proto",
     "orrery/v1/auth.proto",
     "orrery/v1/key.proto",
     "orrery/v1/user.proto",

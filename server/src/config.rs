@@ -10,6 +10,7 @@ use crate::job::Timeouts;
 use crate::limiter::Rates;
 use crate::redis::{AddressError, Redis};
 use crate::secret::{EncryptionError, KeySource};
+use crate::sibling::{self, Sibling};
 use crate::telemetry::Metrics;
 use crate::tenant::Quotas;
 
@@ -62,6 +63,9 @@ pub struct Limits {
     /// How long logs of executions are kept, in days.
     #[arg(long, env = "ORRERY_LOG_RETENTION_DAYS", default_value_t = 30)]
     pub log_retention_days: u32,
+    /// How long the audit log is kept, in days; 0: for ever.
+    #[arg(long, env = "ORRERY_AUDIT_RETENTION_DAYS", default_value_t = 400)]
+    pub audit_retention_days: u32,
 }
 
 /// What coordinators share beside the database, and how much callers may ask.
@@ -70,6 +74,9 @@ pub struct Sharing {
     /// redis://[USER:PASSWORD@]HOST:PORT[/DATABASE], or rediss:// for TLS: hints, caches, limits and locks. Without it the database does.
     #[arg(long, env = "REDIS_URL", hide_env_values = true)]
     pub redis_url: Option<String>,
+    /// A service that gets a copy of the audit log, such as http://audit-service:3008. What it does not take is kept for it.
+    #[arg(long, env = "AUDIT_SERVICE_URL")]
+    pub audit_service_url: Option<String>,
     /// How long the lock of a job outlives a coordinator that dies with it, in milliseconds.
     #[arg(long, env = "SCHEDULER_LOCK_TTL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     pub lock_ttl_ms: u64,
@@ -247,6 +254,15 @@ impl Sharing {
     pub fn redis(&self, metrics: &Metrics) -> Result<Option<Redis>, AddressError> {
         let url = self.redis_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
         url.map(|url| Redis::new(url, metrics.clone())).transpose()
+    }
+
+    /// The address of the audit service; an empty one is none.
+    ///
+    /// # Errors
+    /// Where it is no address.
+    pub fn audit_service(&self) -> Result<Option<Sibling>, sibling::AddressError> {
+        let url = self.audit_service_url.as_deref().map(str::trim).filter(|url| !url.is_empty());
+        url.map(|url| Sibling::new("AUDIT_SERVICE_URL", url)).transpose()
     }
 
     /// How many calls callers may make. A program that does its work by calling hardly reaches a hundred in a second for minutes; who has no

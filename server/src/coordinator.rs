@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::api::{self, Api, CoordinatorInfo, TriggerQueue};
+use crate::audit::{Copier, Denials};
 use crate::auth::{AuthLayer, Authenticator};
 use crate::cache::Caches;
 use crate::clock::DatabaseClock;
@@ -21,10 +22,11 @@ use crate::edge::{Edge, EdgeArgs};
 use crate::gateway::{self, Face};
 use crate::limiter::{Guard, Limiter};
 use crate::lock::Locks;
-use crate::reconcile::{self, Planner, Reaper, Releaser, Signals, Totals, Upkeep};
+use crate::reconcile::{self, Planner, Reaper, Releaser, Sealer, Signals, Totals, Upkeep};
 use crate::redis::{Redis, share_hints};
 use crate::secret::Vault;
-use crate::store::{DynStore, Retention};
+use crate::sibling::{AddressError, Sibling};
+use crate::store::{DropAudit, DynStore, Retention};
 use crate::telemetry::{self, Metrics, OperationsLayer};
 use crate::tenant::{Allowance, Directory};
 use crate::tls::{self, Incoming, Tls};
@@ -86,6 +88,8 @@ pub enum ServeError {
     Listener(#[from] std::io::Error),
     #[error("gRPC could not be served")]
     Grpc(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    AuditService(#[from] AddressError),
     #[error("the contract's descriptors cannot be read")]
     Contract(#[from] tonic_reflection::server::Error),
 }
@@ -98,6 +102,7 @@ impl Coordinator {
     pub async fn serve(self, listeners: Listeners, shutdown: CancellationToken) -> Result<(), ServeError> {
         let (http, grpc) = (listeners.http.local_addr()?, listeners.grpc.local_addr()?);
         let parts = Parts::new(&self, http);
+        let audit_service = self.sharing.audit_service()?;
         let streams = CancellationToken::new();
         let (intake, intake_loop) = Intake::new(
             parts.store.clone(),
@@ -120,6 +125,7 @@ impl Coordinator {
             shutdown: streams.clone(),
             tasks: parts.tasks.clone(),
         };
+        parts.spawn_audit(&self.authenticator, audit_service);
         parts.spawn_loops(intake, renewals, grpc, shutdown.clone());
         // What agents say is written to the very end, after everybody who says something has gone.
         let writing = CancellationToken::new();
@@ -254,6 +260,23 @@ impl Parts {
         }
     }
 
+    /// Starts what the audit log needs: who seals it, who drops what is old, and who copies it.
+    fn spawn_audit(&self, authenticator: &Authenticator, service: Option<Sibling>) {
+        let signer = authenticator.keyring().signer();
+        let sealer = Sealer { store: self.store.clone(), signer, metrics: self.metrics.clone() };
+        let is_copied = service.is_some();
+        if self.limits.audit_retention_days > 0 {
+            let age = Duration::from_secs(86_400) * self.limits.audit_retention_days;
+            self.tasks
+                .spawn(sealer.clone().keep(DropAudit { age, only_copied: is_copied, limit: 100 }, self.loops.clone()));
+        }
+        self.tasks.spawn(sealer.run(self.loops.clone()));
+        if let Some(service) = service {
+            let copier = Copier::new(self.store.clone(), self.locks.clone(), service, authenticator.shared_token());
+            self.tasks.spawn(copier.run(self.loops.clone()));
+        }
+    }
+
     /// Serves gRPC, REST and metrics. At the end agents are asked to go, and their streams are cut once they have, or soon after.
     async fn serve(
         &self,
@@ -290,7 +313,10 @@ impl Parts {
         self.tasks.spawn(authenticator.clone().keep(self.loops.clone()));
         self.tasks.spawn(agents.streams.clone().watch(self.store.clone(), self.loops.clone()));
         self.tasks.spawn(self.tls.clone().keep(self.loops.clone()));
+        let (denials, telling) = Denials::new(self.store.clone(), self.metrics.clone());
+        self.tasks.spawn(telling.run(self.loops.clone()));
         let authenticate = AuthLayer::new(authenticator)
+            .telling(denials)
             .limited_by(self.limiter.clone())
             .guarded_by(self.guard.clone())
             .behind(Edge::new(&self.edge))

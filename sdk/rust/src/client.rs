@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use orrery_proto::v1::agent_service_client::AgentServiceClient;
+use orrery_proto::v1::audit_service_client::AuditServiceClient;
 use orrery_proto::v1::auth_service_client::AuthServiceClient;
 use orrery_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use orrery_proto::v1::enrolment_service_client::EnrolmentServiceClient;
@@ -53,17 +54,19 @@ impl Default for ClientOptions {
 /// A client. Cheap to clone; all clones share one connection, which is made at the first call and made again when it is lost.
 #[derive(Clone, Debug)]
 pub struct Client {
+    // Those that are seldom called stand apart, so that a client, which every future of its calls holds, stays small.
     jobs: JobServiceClient<Authorized>,
     executions: ExecutionServiceClient<Authorized>,
     dead_letters: DeadLetterServiceClient<Authorized>,
-    enrolments: EnrolmentServiceClient<Authorized>,
-    agents: AgentServiceClient<Authorized>,
+    enrolments: Box<EnrolmentServiceClient<Authorized>>,
+    agents: Box<AgentServiceClient<Authorized>>,
     scheduler: SchedulerServiceClient<Authorized>,
     auth: AuthServiceClient<Authorized>,
     keys: KeyServiceClient<Authorized>,
     users: UserServiceClient<Authorized>,
-    tenants: TenantServiceClient<Authorized>,
-    secrets: SecretServiceClient<Authorized>,
+    tenants: Box<TenantServiceClient<Authorized>>,
+    secrets: Box<SecretServiceClient<Authorized>>,
+    audit: Box<AuditServiceClient<Authorized>>,
     timeout: Duration,
 }
 
@@ -111,14 +114,15 @@ impl Client {
             jobs: JobServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             executions: ExecutionServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             dead_letters: DeadLetterServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
-            secrets: SecretServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            secrets: Box::new(SecretServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
             scheduler: SchedulerServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
-            enrolments: EnrolmentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
-            agents: AgentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            enrolments: Box::new(EnrolmentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
+            agents: Box::new(AgentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
+            audit: Box::new(AuditServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
             auth: AuthServiceClient::new(authorized.clone()),
             keys: KeyServiceClient::new(authorized.clone()),
             users: UserServiceClient::new(authorized.clone()),
-            tenants: TenantServiceClient::new(authorized).max_decoding_message_size(MAX_ANSWER),
+            tenants: Box::new(TenantServiceClient::new(authorized).max_decoding_message_size(MAX_ANSWER)),
             timeout,
         })
     }

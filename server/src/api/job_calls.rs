@@ -15,6 +15,7 @@ use super::job_changes::Decision;
 use super::job_secrets::{unmask_any, without_values};
 use super::triggers::Asking;
 use super::{Api, convert, definition, of_job, request, timing};
+use crate::audit::Author;
 use crate::auth::Principal;
 use crate::cache::JobConfig;
 use crate::error::{Error, FieldProblem, Kind};
@@ -248,7 +249,12 @@ pub(super) fn job_filter(message: &ListJobsRequest) -> Result<JobFilter, Error> 
 
 /// Who asks for executions.
 pub(super) fn asking<'a>(principal: &'a Principal, metadata: &MetadataMap) -> Result<Asking<'a>, Error> {
-    Ok(Asking { principal, traceparent: request::traceparent(metadata), key: request::header_key(metadata)? })
+    Ok(Asking {
+        principal,
+        author: Author::of_call(),
+        traceparent: request::traceparent(metadata),
+        key: request::header_key(metadata)?,
+    })
 }
 
 /// A batch has one item at least, and not too many.

@@ -1,6 +1,8 @@
 //! The gRPC services, which REST calls pass as well. Handlers read the caller, ask pure functions to decide, and let the store keep it.
 
 pub(crate) mod agents;
+mod audit;
+mod audit_check;
 mod convert;
 mod dead_letters;
 mod definition;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use orrery_proto::v1::audit_service_server::AuditServiceServer;
 use orrery_proto::v1::auth_service_server::AuthServiceServer;
 use orrery_proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use orrery_proto::v1::enrolment_service_server::EnrolmentServiceServer;
@@ -44,6 +47,7 @@ use orrery_proto::v1::user_service_server::UserServiceServer;
 use tonic::service::Routes;
 use uuid::Uuid;
 
+pub(crate) use convert::job as shown_job;
 pub(crate) use scheduler::HTTP_STATUS;
 pub use trigger_queue::{TriggerLoop, TriggerQueue};
 pub(crate) use users::user_name;
@@ -113,6 +117,7 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
     let health = health::HealthService::new(Arc::clone(&api.info));
     Ok(Routes::new(JobServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(AuthServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(AuditServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(KeyServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(TenantServiceServer::new(api.clone()).max_decoding_message_size(most))

@@ -27,6 +27,7 @@ pub(crate) enum Listing {
     Agents = 30,
     Secrets = 20,
     Tenants = 40,
+    Audit = 31,
 }
 
 /// A listing with the filters it was asked with.

@@ -181,7 +181,7 @@ pub(super) fn is_of_deployment(principal: &Principal) -> bool {
 }
 
 /// Whether a caller may administer tenants.
-fn administers(principal: &Principal) -> bool {
+pub(super) fn administers(principal: &Principal) -> bool {
     is_of_deployment(principal) && principal.permissions.allow("tenants:admin")
 }
 

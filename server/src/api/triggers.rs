@@ -1,5 +1,7 @@
 //! Executions that somebody asks for.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use orrery_proto::Json;
 use orrery_proto::v1::{TriggerJobRequest, TriggerType};
@@ -7,6 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Api, json_text, request};
+use crate::audit::Author;
 use crate::auth::Principal;
 use crate::error::Error;
 use crate::execution::Execution;
@@ -28,6 +31,8 @@ struct Canonical<'a> {
 /// Who asks, and the trace that the asking is part of.
 pub(super) struct Asking<'a> {
     pub(super) principal: &'a Principal,
+    /// The same, for the audit log.
+    pub(super) author: Option<Arc<Author>>,
     pub(super) traceparent: Option<String>,
     /// Of the `Idempotency-Key` header.
     pub(super) key: String,
@@ -45,6 +50,7 @@ pub(super) fn read(message: TriggerJobRequest, asking: &Asking<'_>) -> Result<Tr
         job,
         kind: TriggerType::Manual,
         by: asking.principal.subject,
+        author: asking.author.clone(),
         parameters,
         run_at,
         retry_of: None,
@@ -58,7 +64,12 @@ pub(super) fn read_all(messages: Vec<TriggerJobRequest>, asking: &Asking<'_>) ->
     let read = messages.into_iter().enumerate().map(|(index, message)| {
         let key =
             if message.idempotency_key.is_empty() { request::key_of_item(&asking.key, index) } else { String::new() };
-        let asking = Asking { principal: asking.principal, traceparent: asking.traceparent.clone(), key };
+        let asking = Asking {
+            principal: asking.principal,
+            author: asking.author.clone(),
+            traceparent: asking.traceparent.clone(),
+            key,
+        };
         read(message, &asking).map_err(|error| error.under(&format!("triggers[{index}]")).with("index", index))
     });
     read.collect()
@@ -72,6 +83,7 @@ pub(super) fn again(execution: &Execution, field_key: &str, asking: &Asking<'_>)
         job: execution.job_id,
         kind: TriggerType::Retry,
         by: asking.principal.subject,
+        author: asking.author.clone(),
         parameters: execution.parameters.clone(),
         run_at: None,
         retry_of: Some(execution.id),

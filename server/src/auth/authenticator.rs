@@ -39,6 +39,8 @@ struct Inner {
     sign_in: SignIn,
     tokens: Issuer,
     service_token: ServiceToken,
+    /// The same, for calls of services beside this one.
+    shared_token: Option<String>,
     dev_loopback: bool,
 }
 
@@ -86,6 +88,7 @@ impl Authenticator {
             sign_in: SignIn::new(store.clone(), keyring.clone(), identity),
             tokens,
             service_token: ServiceToken::new(identity.internal.internal_service_token.as_deref()),
+            shared_token: identity.internal.internal_service_token.clone(),
             keyring,
             store,
             dev_loopback,
@@ -96,6 +99,11 @@ impl Authenticator {
     /// What new keys are hashed under.
     pub fn keyring(&self) -> &Keyring {
         &self.inner.keyring
+    }
+
+    /// The token that services share, where there is one.
+    pub(crate) fn shared_token(&self) -> Option<String> {
+        self.inner.shared_token.clone()
     }
 
     /// Sessions of people.

@@ -35,6 +35,12 @@ pub const CALLS: &[(&str, &[(&str, Needs)])] = &[
         ("Logs", Permission("agents:connect")),
         ("Renew", Permission("agents:connect")),
     ]),
+    ("AuditService", &[
+        ("ListAuditEntries", Permission("audit:read")),
+        ("GetAuditEntry", Permission("audit:read")),
+        ("GetAuditHead", Permission("audit:read")),
+        ("VerifyAudit", Permission("audit:read")),
+    ]),
     ("AuthService", &[
         ("Login", SignsIn),
         ("Refresh", SignsIn),
@@ -147,8 +153,8 @@ pub(super) enum Asked {
     Nothing,
 }
 
-/// What a request asks for, by gRPC or by REST.
-pub(super) fn asked(method: &Method, path: &str) -> Asked {
+/// What a request asks for, by gRPC or by REST, and the name of that, such as `JobService/CreateJob`; empty where it is none.
+pub(super) fn asked(method: &Method, path: &str) -> (Asked, &'static str) {
     // REST requests are given to the calls whose routes serve them, as the gateway will.
     let rest;
     let call = if path.starts_with(BELOW) {
@@ -157,10 +163,26 @@ pub(super) fn asked(method: &Method, path: &str) -> Asked {
         rest = gateway::called(method, path);
         match rest {
             Some(call) => call,
-            None => return Asked::Nothing,
+            None => return (Asked::Nothing, ""),
         }
     };
-    BY_PATH.get(call).map_or(Asked::Unlisted, |needs| Asked::Call(*needs))
+    match BY_PATH.get_key_value(call) {
+        Some((path, needs)) => (Asked::Call(*needs), path.strip_prefix(BELOW).unwrap_or_default()),
+        None => (Asked::Unlisted, ""),
+    }
+}
+
+impl Asked {
+    /// What a caller has to have for it, as the audit log names what was denied.
+    pub(super) fn action(&self) -> &'static str {
+        match self {
+            Self::Call(Permission(permission)) => permission,
+            Self::Call(SignsIn) => "sessions:login",
+            Self::Call(Joins) => "agents:enroll",
+            Self::Call(Nobody | Anybody) => "callers:read",
+            Self::Unlisted | Self::Nothing => "calls:unknown",
+        }
+    }
 }
 
 impl Needs {
@@ -220,9 +242,10 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_table_does_not_start() {
-        assert_eq!(asked(&Method::POST, "/orrery.v1.JobService/CreateJob"), Asked::Call(Permission("jobs:create")));
+        let create = asked(&Method::POST, "/orrery.v1.JobService/CreateJob");
+        assert_eq!(create, (Asked::Call(Permission("jobs:create")), "JobService/CreateJob"));
         for unknown in ["/orrery.v1.JobService/CreateJobs", "/orrery.v1.JobService/CreateJob/", "/orrery.v1./"] {
-            assert_eq!(asked(&Method::POST, unknown), Asked::Unlisted, "{unknown}");
+            assert_eq!(asked(&Method::POST, unknown).0, Asked::Unlisted, "{unknown}");
         }
     }
 
@@ -238,13 +261,13 @@ mod tests {
             (Method::POST, "/internal/jobs/create".to_owned(), "jobs:create"),
             (Method::POST, "/internal/jobs/1/pause".to_owned(), "jobs:pause"),
         ] {
-            assert_eq!(asked(&method, &path), Asked::Call(Permission(needs)), "{method} {path}");
+            assert_eq!(asked(&method, &path).0, Asked::Call(Permission(needs)), "{method} {path}");
         }
         for (method, path) in [(Method::GET, "/health"), (Method::HEAD, "/ready"), (Method::GET, "/internal/health")] {
-            assert_eq!(asked(&method, path), Asked::Call(Nobody), "{method} {path}");
+            assert_eq!(asked(&method, path).0, Asked::Call(Nobody), "{method} {path}");
         }
         for path in ["/", "/docs", "/nothing", "/internal/jobs", "/api/v1/auth/login/"] {
-            assert_eq!(asked(&Method::GET, path), Asked::Nothing, "{path}");
+            assert_eq!(asked(&Method::GET, path).0, Asked::Nothing, "{path}");
         }
     }
 }

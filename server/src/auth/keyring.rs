@@ -11,6 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::identity::{IdentityError, check_secret};
+use crate::audit::Signer;
 use crate::config::{Identity, ServerSecret};
 use crate::store::{KeyHash, PepperId};
 
@@ -25,6 +26,8 @@ struct ServerKey {
     id: PepperId,
     pepper: [u8; 32],
     signing: [u8; 32],
+    /// The seed that heads of the audit log are signed with.
+    audit: [u8; 32],
 }
 
 impl std::fmt::Debug for Keyring {
@@ -92,6 +95,11 @@ impl Keyring {
         self.keys.first().map(|key| (key.kid(), &key.signing))
     }
 
+    /// What heads of the audit log are signed with.
+    pub fn signer(&self) -> Signer {
+        Signer::new(self.keys.iter().map(|key| &key.audit))
+    }
+
     /// The secret that access tokens of this id are signed with.
     pub(super) fn signing_of(&self, kid: &str) -> Option<&[u8; 32]> {
         self.keys.iter().find(|key| key.kid() == kid).map(|key| &key.signing)
@@ -105,7 +113,7 @@ impl ServerKey {
         let derived = |label: &[u8]| mac(&extracted, &[label, &[1]]);
         let mut id = PepperId::default();
         id.copy_from_slice(&derived(b"id")[..8]);
-        Self { id, pepper: derived(b"api keys"), signing: derived(b"access tokens") }
+        Self { id, pepper: derived(b"api keys"), signing: derived(b"access tokens"), audit: derived(b"audit heads") }
     }
 
     fn hash(&self, plain: &str) -> KeyHash {
@@ -203,6 +211,7 @@ mod tests {
         let keyring = keyring(&[A]);
         let key = &keyring.keys[0];
         assert_ne!(key.pepper, key.signing);
+        assert!(key.audit != key.pepper && key.audit != key.signing);
         assert_ne!(keyring.hash("ork_x").hash, <[u8; 32]>::from(Sha256::digest(b"ork_x")));
         let shown = format!("{keyring:?} {:?}", with(&[A]));
         assert!(!shown.contains(A) && !shown.contains(&hex(&key.pepper)) && shown.contains(&hex(&key.id)), "{shown}");

@@ -10,9 +10,10 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
-use super::Principal;
 use super::authenticator::{Authenticator, Credentials};
 use super::calls::{self, Asked, Needs};
+use super::{Origin, Principal};
+use crate::audit::{Author, DEPLOYMENT, Denial, Denials};
 use crate::edge::Edge;
 use crate::error::{Error, Kind};
 use crate::limiter::{Budget, Caller, Guard, Limiter, RETRY_AFTER, guarded};
@@ -38,6 +39,15 @@ pub struct AuthLayer {
     edge: Edge,
     tenants: Option<Directory>,
     metrics: Metrics,
+    denials: Option<Denials>,
+}
+
+/// A call, as far as it is told where it is denied.
+struct Seen {
+    asked: Asked,
+    /// Such as `JobService/CreateJob`; empty where it is none.
+    call: &'static str,
+    origin: Origin,
 }
 
 /// Why a call is not served, and what is left of its caller's budget where that was asked.
@@ -56,6 +66,7 @@ impl AuthLayer {
             edge: Edge::default(),
             tenants: None,
             metrics,
+            denials: None,
         }
     }
 
@@ -94,19 +105,33 @@ impl AuthLayer {
         self
     }
 
-    /// A call was refused to somebody who is known, by what it needs or by its handler.
-    fn denied(&self) {
-        self.metrics.call_refused("permission");
+    /// Tells the audit log of what it denies.
+    #[must_use]
+    pub fn telling(mut self, denials: Denials) -> Self {
+        self.denials = Some(denials);
+        self
+    }
+
+    /// A call was denied: counted by why, and told to the audit log, under whoever made it where that is known.
+    fn denied(&self, reason: &'static str, who: Option<&Principal>, seen: &Seen, code: &'static str) {
+        self.metrics.call_refused(reason);
+        let Some(denials) = &self.denials else { return };
+        let (tenant, author) = match who {
+            Some(principal) => (principal.tenant_id, Author::of(principal, &seen.origin)),
+            None => (None, Author::unknown(&seen.origin)),
+        };
+        let (action, call) = (seen.asked.action(), seen.call);
+        denials.tell(Denial { tenant: tenant.unwrap_or(DEPLOYMENT), author, action, call, code });
     }
 
     /// The caller, where it is known, may call from where it does, and has not called too often; with what is left of its budget. Those who
     /// are not known are counted by their address, so that guessing credentials is as limited as using them.
-    async fn admit(&self, credentials: &Credentials<'_>) -> Result<(Principal, Option<Budget>), Refused> {
+    async fn admit(&self, credentials: &Credentials<'_>, seen: &Seen) -> Result<(Principal, Option<Budget>), Refused> {
         let address = credentials.peer.map(|peer| peer.ip());
-        let found = self.known(credentials, address).await;
+        let found = self.known(credentials, address, seen).await;
         let is_agent = is_agents(credentials.uri.path());
         let admitted = match found {
-            Ok(principal) => self.admit_principal(&principal, address, is_agent).await.map(|()| principal),
+            Ok(principal) => self.admit_principal(&principal, address, is_agent, seen).await.map(|()| principal),
             Err(error) => Err(error),
         };
         let (Some(limiter), Ok(_) | Err(Error { kind: Kind::Unauthenticated, .. })) = (&self.limiter, &admitted) else {
@@ -130,17 +155,19 @@ impl AuthLayer {
         principal: &Principal,
         address: Option<IpAddr>,
         is_agent: bool,
+        seen: &Seen,
     ) -> Result<(), Error> {
         // Agents of the whole deployment administer nothing.
         if !is_agent {
-            self.edge.admit_principal(principal, address).inspect_err(|_| self.metrics.call_refused("address"))?;
+            let admitted = self.edge.admit_principal(principal, address);
+            admitted.inspect_err(|error| self.denied("address", Some(principal), seen, error.code))?;
         }
         if let (Some(tenants), Some(tenant)) = (&self.tenants, principal.tenant_id) {
             let admitted = tenants.admit(tenant, address, is_agent).await;
             admitted.inspect_err(|error| {
                 let why = if error.code == "TENANT_SUSPENDED" { "tenant" } else { "address" };
                 if error.kind == Kind::Denied {
-                    self.metrics.call_refused(why);
+                    self.denied(why, Some(principal), seen, error.code);
                 }
             })?;
         }
@@ -148,14 +175,19 @@ impl AuthLayer {
     }
 
     /// Who calls. Where credentials are shown, whoever shows wrong ones has to wait, and they are not looked at meanwhile.
-    async fn known(&self, credentials: &Credentials<'_>, address: Option<IpAddr>) -> Result<Principal, Error> {
+    async fn known(
+        &self,
+        credentials: &Credentials<'_>,
+        address: Option<IpAddr>,
+        seen: &Seen,
+    ) -> Result<Principal, Error> {
         let Some(shown) = shown(credentials.headers) else { return self.authenticator.principal(credentials).await };
         self.guard.before_call(address, shown).await?;
         let found = self.authenticator.principal(credentials).await;
         match &found {
             Ok(_) => self.guard.was_right(shown),
             Err(error) if error.kind == Kind::Unauthenticated => {
-                self.metrics.call_refused("credentials");
+                self.denied("credentials", None, seen, error.code);
                 self.guard.was_wrong(address, shown).await;
             }
             // The database is away: nobody knows.
@@ -235,33 +267,34 @@ where
             let peer = peer(&parts.extensions).map(|peer| layer.edge.caller(peer, &parts.headers));
             let address = peer.map(|peer| peer.ip());
             let grpc = is_grpc(&parts.headers);
+            let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer, agent };
+            let (asked, call) = calls::asked(&parts.method, parts.uri.path());
+            let seen = Seen { asked, call, origin: credentials.origin() };
+            let (asked, origin) = (&seen.asked, seen.origin.clone());
             if let Err(error) = layer.edge.admit(address) {
-                layer.metrics.call_refused("address");
+                layer.denied("address", None, &seen, error.code);
                 return Ok(refusal(error, grpc));
             }
-            let credentials = Credentials { headers: &parts.headers, uri: &parts.uri, peer, agent };
-            let origin = credentials.origin();
-            let asked = calls::asked(&parts.method, parts.uri.path());
-            let signs_in = asked == Asked::Call(Needs::SignsIn);
+            let signs_in = *asked == Asked::Call(Needs::SignsIn);
             if signs_in && let Err(error) = layer.admit_unknown(&credentials).await {
                 return Ok(refusal(error, grpc));
             }
-            if signs_in || asked == Asked::Call(Needs::Joins) {
+            if signs_in || *asked == Asked::Call(Needs::Joins) {
                 if let Err(error) = layer.guard.before(address).await {
                     return Ok(refusal(error, grpc));
                 }
                 let call = super::unknown(origin, inner.call(Request::from_parts(parts, body)));
                 let response = guarded(layer.guard.clone(), call).await?;
                 if is_unauthenticated(&response) {
-                    layer.metrics.call_refused("credentials");
+                    layer.denied("credentials", None, &seen, "UNAUTHENTICATED");
                     layer.guard.failed(address).await;
                 }
                 return Ok(response);
             }
-            if asked == Asked::Call(Needs::Nobody) || (asked == Asked::Nothing && layer.is_public(parts.uri.path())) {
+            if *asked == Asked::Call(Needs::Nobody) || (*asked == Asked::Nothing && layer.is_public(parts.uri.path())) {
                 return super::unknown(origin, inner.call(Request::from_parts(parts, body))).await;
             }
-            match layer.admit(&credentials).await {
+            match layer.admit(&credentials, &seen).await {
                 Ok((principal, budget)) => {
                     let may = match asked {
                         Asked::Call(needs) => needs.admit(&principal),
@@ -269,15 +302,20 @@ where
                         // There is no handler behind it.
                         Asked::Nothing => Ok(()),
                     };
+                    let mut code = "PERMISSION_DENIED";
                     let mut response = match may {
                         Ok(()) => {
-                            let call = super::scope(principal, origin, inner.call(Request::from_parts(parts, body)));
+                            let call =
+                                super::scope(principal.clone(), origin, inner.call(Request::from_parts(parts, body)));
                             guarded(layer.guard.clone(), call).await?
                         }
-                        Err(error) => refusal(error, grpc),
+                        Err(error) => {
+                            code = error.code;
+                            refusal(error, grpc)
+                        }
                     };
                     if is_denied(&response) {
-                        layer.denied();
+                        layer.denied("permission", Some(&principal), &seen, code);
                     }
                     write(budget, &mut response);
                     Ok(response)

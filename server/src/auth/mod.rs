@@ -58,6 +58,20 @@ pub(crate) async fn unknown<F: Future>(origin: Origin, call: F) -> F::Output {
     ORIGIN.scope(origin, call).await
 }
 
+/// Does something for whoever runs this command on the database itself.
+pub(crate) async fn as_operator<F: Future>(work: F) -> F::Output {
+    let name = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+    let operator = Principal {
+        kind: PrincipalKind::Operator,
+        tenant_id: None,
+        subject: Uuid::nil(),
+        name: if name.is_empty() { "operator".to_owned() } else { name },
+        roles: Vec::new(),
+        permissions: Permissions::All,
+    };
+    scope(operator, Origin::default(), work).await
+}
+
 /// Where the call being served comes from; nothing is known of it where a call has not passed the layer.
 pub fn origin() -> Origin {
     ORIGIN.try_with(Origin::clone).unwrap_or_default()

@@ -34,6 +34,8 @@ pub enum Kind {
     Agent,
     /// Somebody on this host, in development.
     Developer,
+    /// Somebody who works on the database, by a command on a host that reaches it.
+    Operator,
 }
 
 impl Kind {
@@ -45,6 +47,7 @@ impl Kind {
             Self::Service => "service",
             Self::Agent => "agent",
             Self::Developer => "developer",
+            Self::Operator => "operator",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod agent_identity;
 mod agent_list;
+mod audit;
 mod bench;
 mod ca;
 mod completions;
@@ -32,6 +33,7 @@ use clap::parser::ValueSource;
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::agent_list::AgentCommand;
+use self::audit::AuditCommand;
 use self::bench::BenchCommand;
 use self::ca::CaCommand;
 use self::completions::CompletionsArgs;
@@ -125,6 +127,9 @@ pub enum Command {
     /// Store secrets that jobs refer to by ${secret:NAME}, and change the keys that they are encrypted under.
     #[command(subcommand, visible_alias = "secrets")]
     Secret(Box<SecretCommand>),
+    /// Search the log of who changed what and who was denied what, and prove that it is as it was written.
+    #[command(subcommand)]
+    Audit(Box<AuditCommand>),
     /// Read cron expressions; needs no server.
     #[command(subcommand)]
     Cron(Box<CronCommand>),
@@ -286,6 +291,7 @@ async fn serve(command: Command, global: &Global, context: &Context) -> Result<(
         Command::DeadLetter(command) => command.run(context).await,
         Command::Queue(command) => command.run(context).await,
         Command::Secret(command) => command.run(context).await,
+        Command::Audit(command) => command.run(context).await,
         Command::Status => status::run(context).await,
         Command::User(command) => command.run(context).await,
         Command::Tenant(command) => command.run(context).await,

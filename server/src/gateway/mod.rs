@@ -17,6 +17,7 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use http_body_util::Full;
 use orrery_proto::rest::Transcoder;
+use orrery_proto::v1::__rest_over_grpc_bridge_AuditService::AuditServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_AuthService::AuthServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_DeadLetterService::DeadLetterServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_EnrolmentService::EnrolmentServiceRestBridge;
@@ -52,6 +53,7 @@ pub fn router(api: Api, auth: AuthLayer, face: &Face) -> Router {
         SchedulerServiceRestBridge::externally_authenticated(api.clone()),
         EnrolmentServiceRestBridge::externally_authenticated(api.clone()),
         SecretServiceRestBridge::externally_authenticated(api.clone()),
+        AuditServiceRestBridge::externally_authenticated(api.clone()),
         AuthServiceRestBridge::externally_authenticated(api.clone()),
         KeyServiceRestBridge::externally_authenticated(api.clone()),
         UserServiceRestBridge::externally_authenticated(api.clone()),

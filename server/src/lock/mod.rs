@@ -50,6 +50,8 @@ pub fn of_job(id: Uuid) -> String {
 
 /// The lock of what one coordinator at a time does for all.
 pub const UPKEEP: &str = "lock:scheduler:upkeep";
+/// The lock of who copies the audit log.
+pub const AUDIT_COPY: &str = "lock:scheduler:audit_copy";
 
 /// Why a lock was not had.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 mod planner;
 mod reaper;
 mod releaser;
+mod sealer;
 mod totals;
 mod upkeep;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub use planner::Planner;
 pub use reaper::Reaper;
 pub use releaser::Releaser;
+pub use sealer::Sealer;
 pub use totals::Totals;
 pub use upkeep::Upkeep;
 

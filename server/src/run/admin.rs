@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::key::{failed, print};
 use super::{RunError, opened};
 use crate::api::user_name;
-use crate::auth::{ADMIN, DEFAULT_TENANT, Passwords, check_password};
+use crate::auth::{self, ADMIN, DEFAULT_TENANT, Passwords, check_password};
 use crate::error::Error;
 use crate::store::{StoreError, User, UserChange};
 use crate::telemetry::LogArgs;
@@ -49,6 +49,10 @@ pub struct AdminArgs {
 /// # Errors
 /// Where a setting is wrong, the name is taken, or the database not to be had.
 pub async fn create(args: AdminArgs) -> Result<(), RunError> {
+    Box::pin(auth::as_operator(create_as(args))).await
+}
+
+async fn create_as(args: AdminArgs) -> Result<(), RunError> {
     let name = user_name(&args.name).map_err(setting)?;
     let given = if args.password_stdin { Some(from_stdin()?) } else { None };
     if let Some(password) = &given {

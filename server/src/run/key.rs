@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::{RunError, opened};
-use crate::auth::{DEFAULT_TENANT, Keyring, NewKey, PERMISSIONS, generate_key};
+use crate::auth::{self, DEFAULT_TENANT, Keyring, NewKey, PERMISSIONS, generate_key};
 use crate::config::ServerSecret;
 use crate::store::{ApiKey, DynStore, KeysOf, Page, StoreError};
 use crate::telemetry::LogArgs;
@@ -113,9 +113,9 @@ impl KeyCommand {
 /// Where a setting is wrong or the database not to be had.
 pub async fn run(command: KeyCommand, url: &str) -> Result<(), RunError> {
     match command {
-        KeyCommand::Create(args) => create(args, url).await,
+        KeyCommand::Create(args) => Box::pin(auth::as_operator(create(args, url))).await,
         KeyCommand::List(_) => list(url).await,
-        KeyCommand::Revoke(args) => revoke(args.id, url).await,
+        KeyCommand::Revoke(args) => Box::pin(auth::as_operator(revoke(args.id, url))).await,
     }
 }
 

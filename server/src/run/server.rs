@@ -66,6 +66,7 @@ pub async fn run(args: ServerArgs) -> Result<(), RunError> {
     keys.check()?;
     let metrics = Metrics::default();
     let redis = args.sharing.redis(&metrics)?;
+    args.sharing.audit_service().map_err(|error| RunError::Setting(error.to_string()))?;
     let shutdown = on_signals()?;
     let any = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
     let defaults = [any(args.port), any(50051), any(args.prometheus_port)];

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::sync::atomic::AtomicU64;
 
-use orrery_proto::v1::{DeadLetterReason, ExecutionStatus, JobType};
+use orrery_proto::v1::{AuditOutcome, DeadLetterReason, ExecutionStatus, JobType};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -57,6 +57,11 @@ pub(super) struct ByStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByReason {
     pub(super) reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByOutcome {
+    pub(super) outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -120,6 +125,9 @@ pub(super) struct Instruments {
     pub(super) cpu_usage: Level,
     pub(super) active_connections: Gauge,
     pub(super) agents: Gauge,
+    pub(super) audit_entries: Family<ByOutcome, Counter>,
+    pub(super) audit_dropped: Counter,
+    pub(super) audit_unsealed: Gauge,
 }
 
 impl Instruments {
@@ -140,10 +148,23 @@ impl Instruments {
         for reason in REFUSALS {
             drop(refused_calls.get_or_create(&ByReason { reason }));
         }
+        let audit_entries =
+            counter(r, names::AUDIT_ENTRIES, "Audit entries that were sealed, by outcome", Family::default());
+        for outcome in [AuditOutcome::Changed, AuditOutcome::Denied] {
+            drop(audit_entries.get_or_create(&ByOutcome { outcome: outcome.as_json_str() }));
+        }
         Self {
             executions,
             dead_letters,
             refused_calls,
+            audit_entries,
+            audit_dropped: counter(
+                r,
+                names::AUDIT_DROPPED,
+                "Denied calls that the audit log has no entry of, for there were too many",
+                Counter::default(),
+            ),
+            audit_unsealed: plain(r, names::AUDIT_UNSEALED, "Audit entries that wait to be sealed", Gauge::default()),
             operations: counter(r, names::OPERATIONS, "Calls and internal operations", Counter::default()),
             errors: counter(r, names::ERRORS, "Operations that failed", Counter::default()),
             job_executions: counter(

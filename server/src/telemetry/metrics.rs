@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use orrery_proto::v1::{DeadLetterReason, ExecutionStatus, JobType};
+use orrery_proto::v1::{AuditOutcome, DeadLetterReason, ExecutionStatus, JobType};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use uuid::Uuid;
 
 use super::busiest::Busiest;
-use super::instruments::{ByCache, ByOperation, ByQueue, ByReason, ByStatus, ENDS, Instruments, OfEnd, OfJob, Tenant};
+use super::instruments::{
+    ByCache, ByOperation, ByOutcome, ByQueue, ByReason, ByStatus, ENDS, Instruments, OfEnd, OfJob, Tenant,
+};
 use super::process::{Meter, Usage};
 use crate::execution::{Execution, State};
 use crate::redis::BreakerState;
@@ -206,6 +208,24 @@ impl Metrics {
     /// A call was refused for who makes it: credentials, attempts, rate_limit, address or permission.
     pub fn call_refused(&self, reason: &'static str) {
         self.inner.instruments.refused_calls.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// Audit entries were sealed.
+    pub fn audit_sealed(&self, changed: u64, denied: u64) {
+        for (outcome, count) in [(AuditOutcome::Changed, changed), (AuditOutcome::Denied, denied)] {
+            let outcome = ByOutcome { outcome: outcome.as_json_str() };
+            self.inner.instruments.audit_entries.get_or_create(&outcome).inc_by(count);
+        }
+    }
+
+    /// How many audit entries wait to be sealed.
+    pub fn audit_unsealed(&self, count: i64) {
+        self.inner.instruments.audit_unsealed.set(count);
+    }
+
+    /// Denied calls that the audit log has no entry of.
+    pub fn audit_dropped(&self, count: u64) {
+        self.inner.instruments.audit_dropped.inc_by(count);
     }
 
     /// Redis did not do what it was asked.

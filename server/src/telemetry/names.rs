@@ -12,6 +12,8 @@ pub const LOCK_ACQUISITIONS: &str = "scheduler_lock_acquisitions_total";
 pub const LOCK_TIMEOUTS: &str = "scheduler_lock_timeouts_total";
 pub const CACHE_HITS: &str = "scheduler_cache_hits_total";
 pub const CACHE_MISSES: &str = "scheduler_cache_misses_total";
+pub const AUDIT_ENTRIES: &str = "scheduler_audit_entries_total";
+pub const AUDIT_DROPPED: &str = "scheduler_audit_dropped_total";
 pub const REFUSED_CALLS: &str = "scheduler_refused_calls_total";
 pub const RATE_LIMITED: &str = "scheduler_rate_limited_total";
 pub const REDIS_FAILURES: &str = "scheduler_redis_failures_total";
@@ -36,6 +38,7 @@ pub const ACTIVE_CONNECTIONS: &str = "scheduler_active_connections";
 /// 0 closed, 1 half-open, 2 open.
 pub const REDIS_BREAKER: &str = "scheduler_redis_breaker_state";
 pub const AGENTS: &str = "scheduler_agents";
+pub const AUDIT_UNSEALED: &str = "scheduler_audit_unsealed";
 
 /// What a counter is registered as, for it to be shown under `name`.
 pub(super) fn counter_family(name: &'static str) -> &'static str {

@@ -76,6 +76,7 @@ impl Waiting {
             job: id(&job).parse().unwrap(),
             kind: TriggerType::Manual,
             by: Uuid::nil(),
+            author: None,
             parameters: None,
             run_at: None,
             retry_of: None,

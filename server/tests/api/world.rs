@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use orrery_proto::v1::{ErrorType, ExecutionStatus};
 use orrery_server::api::{Api, CoordinatorInfo, TriggerQueue, grpc_routes};
+use orrery_server::audit::Denials;
 use orrery_server::auth::{AuthLayer, Authenticator, Keyring, NewKey, generate_key};
 use orrery_server::cache::Caches;
 use orrery_server::config::{Identity, Limits, Strategy};
@@ -98,6 +99,7 @@ pub(crate) fn limits() -> Limits {
         strategy: Strategy::LeastLoaded,
         retention_days: 90,
         log_retention_days: 30,
+        audit_retention_days: 400,
     }
 }
 
@@ -145,12 +147,15 @@ impl World {
         let metrics = Metrics::default();
         let locks = Locks::new(dyn_store.clone(), None, info.id, Duration::from_secs(30), metrics.clone());
         let tenants = Directory::new(dyn_store.clone(), &limits);
+        let (denials, telling) = Denials::new(dyn_store.clone(), metrics.clone());
+        tokio::spawn(telling.run(CancellationToken::new()));
         let auth = auth
             .limited_by(Limiter::new(Rates { principal: rate_limit, address: rate_limit }, None, metrics.clone()))
             .guarded_by(Guard::new(edge.free_attempts, None, metrics.clone()))
             .behind(Edge::new(&edge))
             .of_tenants(tenants.clone())
-            .counting(metrics.clone());
+            .counting(metrics.clone())
+            .telling(denials);
         let face = Face { origins: edge.cors_origins.clone(), hsts_seconds: edge.hsts(false) };
         let caches = Caches::new(dyn_store.clone(), None, metrics.clone());
         let limits = Arc::new(limits);
@@ -199,6 +204,11 @@ impl World {
         let (plain, key) = generate_key(&self.keyring, new, chrono::Utc::now());
         self.store.insert_key(&key).await.unwrap();
         plain
+    }
+
+    /// What heads of the audit log are signed with.
+    pub(crate) fn signer(&self) -> orrery_server::audit::Signer {
+        self.keyring.signer()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -32,7 +32,7 @@ async fn certified(store: &DynStore, serial: &str, seconds: i64) -> Certified {
 }
 
 /// An agent of a tenant, whose certificate is good for so many seconds.
-async fn enrolled(store: &DynStore, hash: u8, tenant: Option<Uuid>, seconds: i64) -> EnrolledAgent {
+pub(crate) async fn enrolled(store: &DynStore, hash: u8, tenant: Option<Uuid>, seconds: i64) -> EnrolledAgent {
     token(store, hash, tenant, HOUR).await;
     let certificate = certified(store, "01", seconds).await;
     store.enrol(&[hash; 32], Uuid::now_v7(), &certificate).await.unwrap().unwrap()

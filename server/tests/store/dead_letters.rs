@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::support::*;
 
 /// Loses agents with what waits of a job until it is over.
-async fn poisoned(store: &DynStore, job: &Job) -> Execution {
+pub(crate) async fn poisoned(store: &DynStore, job: &Job) -> Execution {
     let made = trigger(store, job).await;
     for n in 1..=3 {
         let agent = session(store, &format!("agent {n}")).await;
@@ -36,12 +36,13 @@ async fn letters(store: &DynStore, filter: DeadLetterFilter) -> Vec<DeadLetter> 
     store.dead_letters(TENANT, &filter, &Page { after: None, limit: 1000 }).await.unwrap()
 }
 
-fn release_of(execution: &Execution) -> Trigger {
+pub(crate) fn release_of(execution: &Execution) -> Trigger {
     Trigger {
         tenant: execution.tenant_id,
         job: execution.job_id,
         kind: TriggerType::Retry,
         by: USER,
+        author: None,
         parameters: execution.parameters.clone(),
         run_at: None,
         retry_of: Some(execution.id),

@@ -114,6 +114,9 @@ async fn fill(store: &DynStore) {
         };
         store.change_job(tenant, job.id, &change).await.unwrap();
         crate::keys::key_of(store, tenant, tenant.as_bytes()[15]).await;
+        crate::audit::recorded(store, tenant, 0..2).await;
+        crate::audit::seal_all(store).await;
+        crate::audit::recorded(store, tenant, 2..4).await;
     }
     store.open_session(&NewSession { tenant_id: None, ..agent("shared") }, MINUTE).await.unwrap();
 }
@@ -224,11 +227,14 @@ async fn straight_sql_sees_its_tenant_and_no_other() {
     // Bound to one tenant, nothing of the other can be changed, taken, made or given away.
     become_role(&mut raw, API, Some(TENANT)).await;
     for (table, _) in all.iter().filter(|(_, rows)| filled(rows)) {
-        if ["execution_logs", "tenants"].contains(&table.as_str()) {
+        let is_written = table.starts_with("audit_");
+        if is_written || ["execution_logs", "tenants"].contains(&table.as_str()) {
             assert_eq!(refused(&mut raw, &format!("delete from {table}")).await, "42501");
-            let change =
-                if table == "tenants" { "update tenants set weight = 9" } else { "update execution_logs set at = at" };
-            assert_eq!(refused(&mut raw, change).await, "42501");
+            let change = match table.as_str() {
+                "tenants" => "update tenants set weight = 9".to_owned(),
+                table => format!("update {table} set tenant_id = tenant_id"),
+            };
+            assert_eq!(refused(&mut raw, &change).await, "42501");
             continue;
         }
         let theirs = format!("where tenant_id = '{OTHER_TENANT}'");
@@ -278,6 +284,73 @@ async fn each_role_sees_what_it_is_for() {
             assert_eq!(refused(&mut raw, &format!("select * from {table}")).await, "42501", "{role}: {table}");
         }
     }
+    drop_schema(&pg, &schema).await;
+}
+
+/// Whoever does something can write it down, and nobody can take it back: not who does it, and not who seals it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_changes_what_was_written_down() {
+    let (pg, schema) = schema().await;
+    let store: DynStore = Arc::new(pg.clone());
+    fill(&store).await;
+    let mut raw = raw(&schema).await;
+    for (role, tenant) in [(API, Some(TENANT)), (ENGINE, None), (IDENTITY, None)] {
+        become_role(&mut raw, role, tenant).await;
+        for statement in [
+            "update audit_entries set actor_name = 'nobody'",
+            "delete from audit_entries",
+            "truncate audit_entries",
+            "update audit_unsealed set id = id",
+            "delete from audit_unsealed",
+            "insert into audit_seals select * from audit_seals",
+            "update audit_heads set sequence = 0",
+            "delete from audit_seals",
+            "drop table audit_entries",
+        ] {
+            assert_eq!(refused(&mut raw, statement).await, "42501", "{role}: {statement}");
+        }
+    }
+    // Who only writes does not read either.
+    become_role(&mut raw, ENGINE, None).await;
+    assert_eq!(refused(&mut raw, "select action from audit_entries").await, "42501");
+    become_role(&mut raw, AUDIT, None).await;
+    for statement in
+        ["update audit_entries set action = ''", "update audit_seals set hash = ''", "truncate audit_seals"]
+    {
+        assert_eq!(refused(&mut raw, statement).await, "42501", "{statement}");
+    }
+    assert_eq!(rows_of(&mut raw, "audit_entries").await.len(), 2);
+    drop_schema(&pg, &schema).await;
+}
+
+/// What fails at its very end leaves no entry, and what cannot be written down is not done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_and_its_entry_are_there_together_or_not_at_all() {
+    let (pg, schema) = schema().await;
+    let store: DynStore = Arc::new(pg.clone());
+    let mut raw = raw(&schema).await;
+    let create = async || {
+        let new = new_job(job_of(TENANT, spec("a")));
+        crate::audit::as_anna(store.create_jobs(vec![new], None)).await
+    };
+    let count = async |raw: &mut PgConnection| -> (i64, i64) {
+        let counts = "select (select count(*) from scheduled_jobs), (select count(*) from audit_entries)";
+        sqlx::query_as(counts).fetch_one(raw).await.unwrap()
+    };
+    let fails = "create function fails() returns trigger language plpgsql as $$ begin raise exception 'at the very end'; end $$;
+        create constraint trigger fails after insert on scheduled_jobs deferrable initially deferred
+            for each row execute function fails()";
+    run(&mut raw, fails).await.unwrap();
+    create().await.unwrap_err();
+    assert_eq!(count(&mut raw).await, (0, 0));
+    run(&mut raw, "drop trigger fails on scheduled_jobs; revoke insert on audit_unsealed from orrery_api")
+        .await
+        .unwrap();
+    create().await.unwrap_err();
+    assert_eq!(count(&mut raw).await, (0, 0));
+    run(&mut raw, "grant insert on audit_unsealed to orrery_api").await.unwrap();
+    create().await.unwrap();
+    assert_eq!(count(&mut raw).await, (1, 1));
     drop_schema(&pg, &schema).await;
 }
 

@@ -1,13 +1,17 @@
 //! The connection dies between COMMIT and its answer: what is answered is what happened, and it happened once.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use orrery_proto::v1::ExecutionStatus;
+use orrery_server::audit::Author;
 use orrery_server::execution::{Event, Rejected, State};
 use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::arm::{arm, every_second, planned};
+use crate::audit::{actions, as_anna};
 use crate::commit_cutter::{CommitCutter, Cut};
 use crate::engines::{connect_by, database_url, schema};
 use crate::support::*;
@@ -245,5 +249,28 @@ async fn an_outcome_that_nobody_knows_is_called_so() {
     let answer = world.cut.trigger(vec![trigger_of(&job)], &|_, _, _| Ok(())).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
     let _: DateTime<Utc> = now(&world.whole).await;
+    world.drop().await;
+}
+
+/// Whatever became of the answer, the entry of a change is there once, with the change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_done_is_written_down_once() {
+    let world = Cuttable::new().await;
+    for (turn, way) in WAYS.into_iter().cycle().take(12).enumerate() {
+        world.cutter.cut_next(way);
+        let made = as_anna(job(&world.cut, &format!("job {turn}"))).await;
+        world.cutter.cut_next(way);
+        as_anna(edit(&world.cut, &made, |job| job.spec.priority = 5)).await;
+        world.cutter.cut_next(way);
+        let asked = as_anna(async { Trigger { author: Author::of_call(), ..trigger_of(&made) } }).await;
+        world.cut.trigger(vec![asked], &|_, _, _| Ok(())).await.unwrap();
+    }
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for action in actions(&world.whole, TENANT).await {
+        *counts.entry(action).or_default() += 1;
+    }
+    for action in ["jobs:create", "jobs:update", "jobs:trigger"] {
+        assert_eq!(counts[action], 12, "{counts:?}");
+    }
     world.drop().await;
 }

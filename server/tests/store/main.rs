@@ -8,6 +8,7 @@
 mod agents;
 mod apply;
 mod arm;
+mod audit;
 mod caches;
 mod catch_up;
 mod claim;
@@ -303,6 +304,15 @@ macro_rules! suite {
                 keys_rotate_under_load
                 what_changed_meanwhile_is_not_replaced
                 sealed_values_come_and_go_with_their_job;
+            audit:
+                every_change_of_a_caller_is_written
+                changes_of_who_and_what_may_are_written
+                an_entry_is_there_only_if_its_change_is
+                of_triggers_that_are_made_together_each_is_its_callers
+                entries_are_found_by_what_is_asked
+                what_waits_is_sealed_in_the_chain_of_its_tenant
+                chains_have_no_gap_whoever_seals
+                what_is_dropped_leaves_a_signed_checkpoint;
             upkeep:
                 upkeep_runs
                 old_rows_go

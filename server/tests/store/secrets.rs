@@ -11,14 +11,14 @@ use uuid::Uuid;
 
 use crate::support::*;
 
-const OLD: &str = "old:MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1ub3BxcnN0dXY=";
+pub(crate) const OLD: &str = "old:MDEyMzQ1Njc4OWFiY2RlZmdoaWprbG1ub3BxcnN0dXY=";
 const NEW: &str = "new:QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=";
 
 fn text(keys: &str) -> KeySource {
     KeySource::Text(keys.to_owned().into())
 }
 
-async fn vault(store: &DynStore, keys: &str) -> Vault {
+pub(crate) async fn vault(store: &DynStore, keys: &str) -> Vault {
     Vault::open(store.clone(), text(keys)).await.unwrap()
 }
 

@@ -127,3 +127,27 @@ async fn an_unreadable_job_holds_nobody_up() {
     };
     crate::catch_up::an_unreadable_job_holds_nobody_up(store, spoil).await;
 }
+
+/// There are no roles in a file: its tables themselves refuse what nobody does.
+#[tokio::test]
+async fn what_was_written_down_is_not_changed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("orrery.db");
+    let store = open(&path).await.unwrap();
+    crate::audit::recorded(&store, TENANT, 0..3).await;
+    crate::audit::seal_all(&store).await;
+    let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    for statement in [
+        "update audit_entries set actor_name = 'nobody'",
+        "delete from audit_entries",
+        "insert or replace into audit_entries select * from audit_entries",
+        "update audit_seals set hash = x''",
+        "delete from audit_seals",
+    ] {
+        let refused = sqlx::query(statement).execute(&mut connection).await;
+        let error = refused.expect_err(statement).to_string();
+        assert!(error.contains("audit"), "{error}");
+    }
+    assert_eq!(store.audit_seals(TENANT, 0, 10).await.unwrap().len(), 1);
+    connection.close().await.unwrap();
+}

@@ -127,6 +127,7 @@ pub fn trigger_of(job: &Job) -> Trigger {
         job: job.id,
         kind: TriggerType::Manual,
         by: USER,
+        author: None,
         parameters: None,
         run_at: None,
         retry_of: None,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::support::*;
 
-async fn user(store: &DynStore, name: &str) -> User {
+pub(crate) async fn user(store: &DynStore, name: &str) -> User {
     let now = now(store).await;
     let user = User {
         id: Uuid::now_v7(),
@@ -27,7 +27,7 @@ async fn user(store: &DynStore, name: &str) -> User {
 }
 
 /// Begins a session whose first refresh token has this hash.
-async fn session(store: &DynStore, user: &User, token: u8, life: Duration) -> Uuid {
+pub(crate) async fn session(store: &DynStore, user: &User, token: u8, life: Duration) -> Uuid {
     let new = NewUserSession {
         id: Uuid::now_v7(),
         tenant_id: user.tenant_id,

@@ -17,8 +17,24 @@ struct Caller {
 impl Caller {
     async fn ok(&mut self, method: &str, request: &str) -> Vec<DynamicMessage> {
         self.called.insert(method.to_owned());
+        let before = self.written().await;
         let answer = self.client.call(method, request).await;
-        answer.unwrap_or_else(|status| panic!("{method} {request}: {status:?}"))
+        let answer = answer.unwrap_or_else(|status| panic!("{method} {request}: {status:?}"));
+        let is_written = self.written().await != before;
+        assert_eq!(is_written, changes(method), "{method} {request}: whether it is in the audit log");
+        answer
+    }
+
+    /// The newest entries of the audit logs: of the caller's tenant, and of the deployment.
+    async fn written(&mut self) -> [String; 2] {
+        let mut newest = [String::new(), String::new()];
+        for (of, newest) in ["", r#"tenant_id: "00000000-0000-0000-0000-000000000000""#].iter().zip(&mut newest) {
+            let listed = self.client.call("ListAuditEntries", &format!("page_size: 1 {of}")).await.unwrap();
+            let entries = listed[0].get_field_by_name("entries").unwrap().into_owned();
+            let entry = entries.as_list().unwrap().first().map(|entry| text(entry.as_message().unwrap(), "id"));
+            *newest = entry.unwrap_or_default();
+        }
+        newest
     }
 
     async fn refused(&mut self, method: &str, request: &str, code: &str) {
@@ -31,6 +47,12 @@ impl Caller {
     async fn id(&mut self, method: &str, request: &str) -> String {
         text(&self.ok(method, request).await[0], "id")
     }
+}
+
+/// Whether a call that goes well has changed something, by its name: whoever adds a call that changes something has it written down.
+fn changes(method: &str) -> bool {
+    const READS: [&str; 9] = ["Get", "List", "Watch", "Follow", "Explain", "Preview", "Validate", "Verify", "Refresh"];
+    !READS.iter().any(|reads| method.starts_with(reads))
 }
 
 const CONFIG: &str = r#"job_type: JOB_TYPE_COMMAND manual: true config { text: "{\"command\": \"echo\"}" }"#;
@@ -53,6 +75,7 @@ async fn a_generic_client_calls_everything() {
     identity(&mut caller).await;
     secrets(&mut caller).await;
     tenants(&mut caller).await;
+    audit(&mut caller).await;
     scheduler(&mut caller, rest.workers().await[0]["id"].as_str().unwrap()).await;
     caller.ok("StopJob", &this).await;
     caller.refused("TriggerJob", &this, "JOB_INACTIVE").await;
@@ -136,9 +159,18 @@ async fn identity(caller: &mut Caller) {
     let refresh = format!(r#"refresh_token: "{}""#, text(&signed[0], "refresh_token"));
     caller.ok("Refresh", &refresh).await;
     caller.refused("Refresh", &refresh, "REFRESH_TOKEN_REUSED").await;
-    caller.ok("Logout", &refresh).await;
+    let signed = caller.ok("Login", r#"name: "anna" password: "correct horse staple""#).await;
+    caller.ok("Logout", &format!(r#"refresh_token: "{}""#, text(&signed[0], "refresh_token"))).await;
     caller.ok("GetCaller", "").await;
     caller.refused("ChangePassword", r#"current_password: "x" new_password: "y""#, "WRONG_CREDENTIALS").await;
+}
+
+async fn audit(caller: &mut Caller) {
+    caller.ok("ListAuditEntries", r#"action: "jobs:*" outcome: AUDIT_OUTCOME_CHANGED page_size: 5"#).await;
+    let [newest, _] = caller.written().await;
+    assert_eq!(text(&caller.ok("GetAuditEntry", &format!(r#"id: "{newest}""#)).await[0], "id"), newest);
+    caller.ok("GetAuditHead", "").await;
+    caller.ok("VerifyAudit", "page_size: 100").await;
 }
 
 async fn secrets(caller: &mut Caller) {
@@ -156,13 +188,14 @@ async fn tenants(caller: &mut Caller) {
     let this = format!(r#"id: "{tenant}""#);
     caller.refused("CreateTenant", r#"name: "acme""#, "TENANT_NAME_TAKEN").await;
     caller.ok("ListTenants", "page_size: 1").await;
-    for method in ["GetTenant", "GetTenantUsage", "ResumeTenant"] {
+    for method in ["GetTenant", "GetTenantUsage"] {
         caller.ok(method, &this).await;
     }
     caller
         .ok("UpdateTenant", &format!(r#"{this} name: "acme" settings {{ min_sandbox: SANDBOX_LEVEL_PROCESS }}"#))
         .await;
     caller.ok("SuspendTenant", &format!(r#"{this} reason: "unpaid""#)).await;
+    caller.ok("ResumeTenant", &this).await;
     let default = r#"id: "00000000-0000-0000-0000-000000000001""#;
     caller.refused("SuspendTenant", default, "DEFAULT_TENANT").await;
     caller.refused("GetTenant", r#"id: "00000000-0000-7000-8000-000000000000""#, "TENANT_NOT_FOUND").await;

@@ -9,7 +9,7 @@ use crate::world::World;
 async fn what_is_missing_or_unsafe_is_named() {
     let world = World::new(Engine::Sqlite).await;
     let database = ("DATABASE_URL", world.database_url());
-    let cases: [(&[(&str, &str)], &str); 16] = [
+    let cases: [(&[(&str, &str)], &str); 17] = [
         (&[("ORRERY_JWT_SECRET", SECRET)], "DATABASE_URL"),
         (&[database], "ORRERY_JWT_SECRET"),
         (&[database, ("ORRERY_JWT_SECRET", "k7Qx2mVz9Lw4")], "12 bytes"),
@@ -39,6 +39,7 @@ async fn what_is_missing_or_unsafe_is_named() {
             "ORRERY_JWKS",
         ),
         (&[database, ("ORRERY_JWT_SECRET", SECRET), ("AUTH_SERVICE_URL", "auth-service")], "AUTH_SERVICE_URL"),
+        (&[database, ("ORRERY_JWT_SECRET", SECRET), ("AUDIT_SERVICE_URL", "audit-service")], "AUDIT_SERVICE_URL"),
         (&[database, ("ORRERY_JWT_SECRET", SECRET), ("ORRERY_JWT_LEEWAY_SECONDS", "3600")], "120"),
         (&[("DATABASE_URL", "mysql://localhost/x"), ("ORRERY_JWT_SECRET", SECRET)], "postgres://"),
         (&[database, ("ORRERY_JWT_SECRET", SECRET), ("REDIS_URL", "localhost:6379")], "REDIS_URL: "),

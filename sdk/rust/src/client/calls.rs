@@ -216,3 +216,14 @@ unary! { tenants:
     /// Lets a tenant go on.
     resume_tenant(ResumeTenantRequest) -> Tenant;
 }
+
+unary! { audit:
+    /// A page of the audit log, newest first.
+    list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
+    /// Reads one entry of the audit log.
+    get_audit_entry(GetAuditEntryRequest) -> AuditEntry;
+    /// The signed end of the audit log's chain.
+    get_audit_head(GetAuditHeadRequest) -> AuditHead;
+    /// Looks through a part of the audit log's chain.
+    verify_audit(VerifyAuditRequest) -> VerifyAuditResponse;
+}

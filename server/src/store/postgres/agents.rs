@@ -7,8 +7,10 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::{PgStore, micros, rows};
+use crate::audit::Deed;
 use crate::store::{
     AgentScope, Agents, Certified, EnrolledAgent, JoinToken, NewJoinToken, Page, Result, StoreError, text,
 };
@@ -24,6 +26,8 @@ macro_rules! agent_columns {
 impl Agents for PgStore {
     async fn insert_join_token(&self, token: &NewJoinToken, ttl: Duration) -> Result<JoinToken> {
         let scope = &token.scope;
+        let notes = self.notes();
+        let mut tx = self.begin_identity().await?;
         let row = sqlx::query(
             "with old as (delete from agent_join_tokens where expires_at < clock_timestamp() - interval '30 days')
              insert into agent_join_tokens (id, tenant_id, hash, name, queues, labels, created_by, created_at, expires_at)
@@ -39,9 +43,12 @@ impl Agents for PgStore {
         .bind(serde_json::to_string(&scope.labels).unwrap_or_default())
         .bind(scope.created_by)
         .bind(micros(ttl))
-        .fetch_one(self.identity())
+        .fetch_one(&mut *tx)
         .await?;
-        join_token(&row)
+        let stored = join_token(&row)?;
+        note(&mut tx, &notes.changed(0, || Deed::join_token(&stored, ttl))).await?;
+        commit(tx).await?;
+        Ok(stored)
     }
 
     async fn join_token(&self, hash: &[u8; 32]) -> Result<Option<JoinToken>> {
@@ -56,7 +63,9 @@ impl Agents for PgStore {
     }
 
     async fn enrol(&self, hash: &[u8; 32], id: Uuid, certificate: &Certified) -> Result<Option<EnrolledAgent>> {
-        // One statement: whoever comes second waits for the row of the token, and then finds it used.
+        let notes = self.notes();
+        let mut tx = self.begin_identity().await?;
+        // Whoever comes second waits for the row of the token, and then finds it used.
         let found = sqlx::query(concat!(
             "with used as (
                 update agent_join_tokens set used_at = clock_timestamp()
@@ -72,9 +81,12 @@ impl Agents for PgStore {
         .bind(id)
         .bind(&certificate.serial)
         .bind(certificate.expires_at)
-        .fetch_optional(self.identity())
+        .fetch_optional(&mut *tx)
         .await?;
-        found.as_ref().map(agent).transpose()
+        let Some(enrolled) = found.as_ref().map(agent).transpose()? else { return Ok(None) };
+        note(&mut tx, &[notes.enrolled(&enrolled)]).await?;
+        commit(tx).await?;
+        Ok(Some(enrolled))
     }
 
     async fn enrolled_agent(&self, id: Uuid) -> Result<Option<EnrolledAgent>> {
@@ -100,6 +112,8 @@ impl Agents for PgStore {
     }
 
     async fn renew_agent(&self, id: Uuid, certificate: &Certified) -> Result<Option<EnrolledAgent>> {
+        let notes = self.notes();
+        let mut tx = self.begin_identity().await?;
         let found = sqlx::query(concat!(
             "update agents set serial = $2, certificate_expires_at = $3, renewed_at = clock_timestamp()
              where id = $1 and revoked_at is null returning ",
@@ -108,14 +122,22 @@ impl Agents for PgStore {
         .bind(id)
         .bind(&certificate.serial)
         .bind(certificate.expires_at)
-        .fetch_optional(self.identity())
+        .fetch_optional(&mut *tx)
         .await?;
-        found.as_ref().map(agent).transpose()
+        let renewed = found.as_ref().map(agent).transpose()?;
+        if let Some(renewed) = &renewed {
+            note(&mut tx, &notes.changed(0, || Deed::agent("agents:renew", renewed))).await?;
+        }
+        commit(tx).await?;
+        Ok(renewed)
     }
 
     // By the role of the engine, which ends sessions.
     async fn revoke_agent(&self, tenant: Option<Uuid>, id: Uuid, by: Uuid) -> Result<Option<EnrolledAgent>> {
+        let notes = self.notes();
         let mut tx = self.begin().await?;
+        let was = "select revoked_at is null from agents where id = $1 for update";
+        let was_good: Option<bool> = sqlx::query_scalar(was).bind(id).fetch_optional(&mut *tx).await?;
         let found = sqlx::query(concat!(
             "update agents set revoked_at = coalesce(revoked_at, clock_timestamp()), revoked_by = coalesce(revoked_by, $3)
              where id = $1 and ($2::uuid is null or tenant_id = $2) returning ",
@@ -132,6 +154,9 @@ impl Agents for PgStore {
         };
         let revoked = agent(&row)?;
         end_sessions(&mut tx, &[id]).await?;
+        if was_good == Some(true) {
+            note(&mut tx, &notes.changed(0, || Deed::agent("agents:revoke", &revoked))).await?;
+        }
         commit(tx).await?;
         Ok(Some(revoked))
     }

@@ -9,13 +9,14 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::place::Place;
 use super::rows::live_columns;
 use super::{PgStore, quick, rows, write};
 use crate::execution::{self, ByExecution, Event, Execution, Policy, Rejected, State};
 use crate::job::{JobSpec, RetryPolicy};
-use crate::store::{Change, Result};
+use crate::store::{AuditEntry, Change, Notes, Result};
 
 /// Definitions by (job, version).
 pub(super) type SpecMap = HashMap<(Uuid, i64), Arc<JobSpec>>;
@@ -99,7 +100,12 @@ struct Known {
 
 impl PgStore {
     /// `said` are the answers of a try before this one whose outcome is unknown, and then of this one.
-    pub(super) async fn try_apply(&self, changes: &[Change], said: &mut Option<Answers>) -> Result<Answers> {
+    pub(super) async fn try_apply(
+        &self,
+        changes: &[Change],
+        said: &mut Option<Answers>,
+        notes: &Notes,
+    ) -> Result<Answers> {
         let mut tx = match asked_by(changes) {
             Some(tenant) => self.begin_for(tenant).await?,
             None => self.begin().await?,
@@ -117,6 +123,7 @@ impl PgStore {
             }
         }
         let answers: Answers = answers.into_iter().map(|a| a.unwrap_or(Err(Rejected::Unknown))).collect();
+        note(&mut tx, &AuditEntry::of_cancels(notes, changes, &answers)).await?;
         // Before the end, for it may not come back.
         *said = Some(answers);
         commit(tx).await?;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound, Utc};
+use orrery_proto::v1::AuditOutcome;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use tokio::time::Instant;
@@ -24,7 +25,9 @@ use super::rows::trigger_number;
 use super::write::plain;
 use super::{PgStore, micros};
 use crate::execution::{Event, Execution, instant_of, manual_id};
-use crate::store::{Assignment, AtOnce, Candidate, DecideTrigger, Grant, Made, Result, StoreError, Trigger, text};
+use crate::store::{
+    Assignment, AtOnce, AuditEntry, Candidate, DecideTrigger, Grant, Made, Result, StoreError, Trigger, text,
+};
 
 /// One that is made quickly.
 pub(super) struct Quick {
@@ -34,6 +37,8 @@ pub(super) struct Quick {
     execution: Execution,
     /// Leased, by the estimated clock, where somebody is to have it at once.
     grant: Option<Grant>,
+    /// Who asked for it, for the audit log.
+    noted: Vec<AuditEntry>,
 }
 
 /// A statement whose answer is lost.
@@ -88,7 +93,9 @@ impl PgStore {
         };
         let quick = |(index, trigger, asked): (usize, &Trigger, Arc<Asked>)| {
             let execution = trigger.execution(manual_id(now), &asked.job, asked.lane, now);
-            Quick { index, asked, execution, grant: None }
+            let name = |_| asked.spec.name.clone();
+            let noted = AuditEntry::of_triggers([(trigger, execution.id)], name);
+            Quick { index, asked, execution, grant: None, noted }
         };
         let mut quick: Vec<Quick> = asked.into_iter().map(quick).collect();
         if let Some(at_once) = at_once.filter(|at_once| at_once.tenant_limit <= 0) {
@@ -150,7 +157,7 @@ impl PgStore {
     }
 
     /// What the database's clock says now, as far as it is known, and never before what it has said.
-    fn estimate(&self) -> Option<DateTime<Utc>> {
+    pub(super) fn estimate(&self) -> Option<DateTime<Utc>> {
         let now = self.inner.clock.now()?.trunc_subsecs(6);
         let seen = self.inner.seen.load(std::sync::atomic::Ordering::Relaxed);
         // Where its clock has been set back, what it has said counts no more.
@@ -252,7 +259,18 @@ with job as materialized (
     ) a cross join clock c
     where (select h.id from job_executions h where h.id = a.id) is null
     on conflict (id) do nothing
-    returning id, job_id, created_at, granted_at
+    returning id, job_id, tenant_id, created_at, granted_at
+), noted as (
+    insert into audit_entries (tenant_id, id, at, actor_kind, actor_id, actor_name, action, resource_type, resource_id, resource_name,
+        address, request_id, outcome, after)
+    select m.tenant_id, m.id, m.created_at, u.actor_kind, u.actor_id, u.actor_name, u.action, u.resource_type, u.resource_id,
+        u.resource_name, u.address, u.request_id, $35, u.after
+    from made m join unnest($24::uuid[], $25::text[], $26::uuid[], $27::text[], $28::text[], $29::text[], $30::text[], $31::text[],
+        $32::text[], $33::text[], $34::text[]) as u(id, actor_kind, actor_id, actor_name, action, resource_type, resource_id,
+        resource_name, address, request_id, after) on u.id = m.id
+    on conflict do nothing returning tenant_id, id
+), unsealed as (
+    insert into audit_unsealed (tenant_id, id) select tenant_id, id from noted
 ), counted as (
     update scheduled_jobs j set execution_count = j.execution_count + m.more, last_execution_at = m.at
     from (select job_id, count(*) as more, max(created_at) as at from made group by job_id) m where j.id = m.job_id
@@ -274,6 +292,8 @@ fn statement(quick: &[Quick]) -> Query<'_> {
     }
     let lease = |one: &'_ Quick| one.grant.as_ref().and_then(|grant| grant.execution.lease().cloned());
     let ids: Vec<Option<Uuid>> = quick.iter().map(|one| Some(one.execution.id)).collect();
+    let noted: Vec<&AuditEntry> = quick.iter().flat_map(|one| &one.noted).collect();
+    let texts = |of: fn(&AuditEntry) -> &str| -> Vec<String> { noted.iter().map(|entry| plain(of(entry))).collect() };
     let first = quick.iter().find_map(|one| one.grant.as_ref());
     sqlx::query(STATEMENT)
         .bind(jobs.iter().map(|asked| asked.job.id).collect::<Vec<_>>())
@@ -300,6 +320,18 @@ fn statement(quick: &[Quick]) -> Query<'_> {
         // What the state machine makes of a first lease is the same for all.
         .bind(first.map_or(0, |grant| grant.execution.epoch))
         .bind(first.map_or(0, |grant| grant.execution.attempt))
+        .bind(noted.iter().map(|entry| entry.id).collect::<Vec<_>>())
+        .bind(texts(|entry| &entry.author.kind))
+        .bind(noted.iter().map(|entry| entry.author.id).collect::<Vec<_>>())
+        .bind(texts(|entry| &entry.author.name))
+        .bind(texts(|entry| &entry.deed.action))
+        .bind(texts(|entry| &entry.deed.resource.kind))
+        .bind(texts(|entry| &entry.deed.resource.id))
+        .bind(texts(|entry| &entry.deed.resource.name))
+        .bind(texts(|entry| &entry.author.address))
+        .bind(texts(|entry| &entry.author.request_id))
+        .bind(texts(|entry| entry.deed.after.as_deref().unwrap_or_default()))
+        .bind(AuditOutcome::Changed.as_json_str())
 }
 
 fn column<'a, T>(quick: &'a [Quick], of: impl Fn(&'a Execution) -> T) -> Vec<T> {

@@ -6,13 +6,15 @@ use chrono::{DateTime, SubsecRound, Utc};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::idempotency::reserve;
 use super::rows::job_columns;
 use super::{PgStore, rows, violated};
+use crate::audit::Deed;
 use crate::error::Error;
 use crate::job::{Job, JobSpec, ScheduleKind};
-use crate::store::{Idempotency, NewJob, Result, StoreError, text};
+use crate::store::{AuditEntry, Idempotency, NewJob, Notes, Result, StoreError, text};
 
 /// Inserts jobs from 29 columns.
 macro_rules! insert_jobs {
@@ -37,7 +39,13 @@ macro_rules! insert_jobs {
 
 impl PgStore {
     /// `is_repeat`: a try before this one may have made them.
-    pub(super) async fn try_create(&self, jobs: &[NewJob], quota: Option<i64>, is_repeat: bool) -> Result<Vec<Job>> {
+    pub(super) async fn try_create(
+        &self,
+        jobs: &[NewJob],
+        quota: Option<i64>,
+        is_repeat: bool,
+        notes: &Notes,
+    ) -> Result<Vec<Job>> {
         let mut tx = self.begin_all(jobs.iter().map(|new| new.job.tenant_id)).await?;
         self.lock_tenants(&mut tx, jobs).await?;
         let now = super::clock(&mut tx).await?;
@@ -59,6 +67,9 @@ impl PgStore {
         check_quota(&mut tx, &fresh, quota).await?;
         check_names(&mut tx, &fresh).await?;
         insert(&mut tx, &fresh).await?;
+        let noted: Vec<AuditEntry> =
+            fresh.iter().filter_map(|(index, job)| notes.changed(*index, || Deed::job_created(job))).collect();
+        note(&mut tx, &noted).await?;
         let mut known: HashMap<Uuid, Job> = fresh.into_iter().map(|(_, job)| (job.id, job)).collect();
         let earlier: Vec<Uuid> = keyed.ids.iter().filter(|id| !known.contains_key(id)).copied().collect();
         if !earlier.is_empty() {

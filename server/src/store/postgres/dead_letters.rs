@@ -6,11 +6,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::{PgStore, retried, rows};
+use crate::audit::Deed;
 use crate::execution::Execution;
 use crate::store::{
-    DeadLetter, DeadLetterFilter, DeadLetters, DecideTrigger, Discard, Page, Result, StoreError, Trigger, text,
+    DeadLetter, DeadLetterFilter, DeadLetters, DecideTrigger, Discard, Notes, Page, Result, StoreError, Trigger, text,
 };
 
 const TABLE: &str = "dead_letters";
@@ -49,19 +51,21 @@ impl DeadLetters for PgStore {
     }
 
     async fn discard_dead_letter(&self, discard: &Discard) -> Result<DeadLetter> {
-        retried!(self, self.try_discard(discard))
+        let notes = self.notes();
+        retried!(self, self.try_discard(discard, &notes))
     }
 
     async fn release_dead_letter(&self, trigger: &Trigger, decide: &DecideTrigger<'_>) -> Result<Execution> {
-        retried!(self, self.try_release_letter(trigger, decide))
+        let notes = self.notes();
+        retried!(self, self.try_release_letter(trigger, decide, &notes))
     }
 }
 
 impl PgStore {
-    async fn try_discard(&self, discard: &Discard) -> Result<DeadLetter> {
+    async fn try_discard(&self, discard: &Discard, notes: &Notes) -> Result<DeadLetter> {
         let mut tx = self.begin_for(discard.tenant).await?;
-        let letter = lock(&mut tx, discard.tenant, discard.execution).await?;
-        if let Some(refused) = letter.undiscardable() {
+        let before = lock(&mut tx, discard.tenant, discard.execution).await?;
+        if let Some(refused) = before.undiscardable() {
             return Err(StoreError::Refused(Box::new(refused)));
         }
         sqlx::query(
@@ -74,11 +78,19 @@ impl PgStore {
         .execute(&mut *tx)
         .await?;
         let letter = read(&mut tx, discard.tenant, discard.execution).await?.ok_or(StoreError::NotFound)?;
+        if before != letter {
+            note(&mut tx, &notes.changed(0, || Deed::dead_letter("dead_letters:discard", &before, &letter))).await?;
+        }
         commit(tx).await?;
         Ok(letter)
     }
 
-    async fn try_release_letter(&self, trigger: &Trigger, decide: &DecideTrigger<'_>) -> Result<Execution> {
+    async fn try_release_letter(
+        &self,
+        trigger: &Trigger,
+        decide: &DecideTrigger<'_>,
+        notes: &Notes,
+    ) -> Result<Execution> {
         let of = trigger.retry_of.ok_or(StoreError::NotFound)?;
         let mut tx = self.begin_for(trigger.tenant).await?;
         // Who comes second waits here, and finds it released.
@@ -101,6 +113,8 @@ impl PgStore {
         .bind(trigger.by)
         .execute(&mut *tx)
         .await?;
+        let released = read(&mut tx, trigger.tenant, of).await?.ok_or(StoreError::NotFound)?;
+        note(&mut tx, &notes.changed(0, || Deed::dead_letter("dead_letters:release", &letter, &released))).await?;
         commit(tx).await?;
         Ok(made)
     }

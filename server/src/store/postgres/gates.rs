@@ -7,8 +7,10 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PgStore;
+use super::audit::note;
 use super::commit::commit;
 use crate::admission::{Gate, Room};
+use crate::audit::Deed;
 use crate::store::{Gates, Result, text};
 
 /// Locks that the gates of tenants, queues and keys share. Keys have no rows to lock, and there is no end to them: as many locks as keys
@@ -26,24 +28,29 @@ impl Gates for PgStore {
     }
 
     async fn set_queue_limit(&self, tenant: Uuid, queue: &str, limit: i32, by: Uuid) -> Result<()> {
+        let notes = self.notes();
+        let mut tx = self.begin_for(tenant).await?;
+        let was = "select max_concurrent from queue_limits where tenant_id = $1 and name = $2 for update";
+        let was: Option<i32> =
+            sqlx::query_scalar(was).bind(tenant).bind(text::plain(queue)).fetch_optional(&mut *tx).await?;
         if limit <= 0 {
             let remove = "delete from queue_limits where tenant_id = $1 and name = $2";
-            let mut tx = self.begin_for(tenant).await?;
             sqlx::query(remove).bind(tenant).bind(text::plain(queue)).execute(&mut *tx).await?;
-            return commit(tx).await;
+        } else {
+            sqlx::query(
+                "insert into queue_limits (tenant_id, name, max_concurrent, updated_by) values ($1, $2, $3, $4)
+                 on conflict (tenant_id, name) do update set max_concurrent = excluded.max_concurrent,
+                    updated_at = clock_timestamp(), updated_by = excluded.updated_by",
+            )
+            .bind(tenant)
+            .bind(text::plain(queue))
+            .bind(limit)
+            .bind(by)
+            .execute(&mut *tx)
+            .await?;
         }
-        let mut tx = self.begin_for(tenant).await?;
-        sqlx::query(
-            "insert into queue_limits (tenant_id, name, max_concurrent, updated_by) values ($1, $2, $3, $4)
-             on conflict (tenant_id, name) do update set max_concurrent = excluded.max_concurrent,
-                updated_at = clock_timestamp(), updated_by = excluded.updated_by",
-        )
-        .bind(tenant)
-        .bind(text::plain(queue))
-        .bind(limit)
-        .bind(by)
-        .execute(&mut *tx)
-        .await?;
+        let deed = || Deed::queue_limited(tenant, queue, was.unwrap_or(0), limit);
+        note(&mut tx, &notes.changed(0, deed)).await?;
         commit(tx).await
     }
 }

@@ -6,14 +6,16 @@ use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use super::apply::Locked;
+use super::audit::note;
 use super::commit::{Tries, commit};
 use super::create::{is_name_taken, update};
 use super::lanes::Wanted;
 use super::rows::{armed, job_columns, live_columns};
 use super::{PgStore, retried, rows, write};
+use crate::audit::Deed;
 use crate::execution::{Event, Execution};
 use crate::job::Job;
-use crate::store::{ChangeJob, Changed, JobFilter, Jobs, NewJob, Page, Result, StoreError, text};
+use crate::store::{ChangeJob, Changed, JobFilter, Jobs, NewJob, Notes, Page, Result, StoreError, text};
 
 #[async_trait]
 impl Jobs for PgStore {
@@ -21,10 +23,11 @@ impl Jobs for PgStore {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
+        let notes = self.notes();
         let mut renamed = 0;
         loop {
             let mut tries = Tries::new(&self.inner.evict);
-            match retried!(self, tries, self.try_create(&jobs, quota, tries.is_repeat())) {
+            match retried!(self, tries, self.try_create(&jobs, quota, tries.is_repeat(), &notes)) {
                 // A job was renamed to one of these names meanwhile. Once more: then it is seen, and it is known which.
                 Err(error) if is_name_taken(&error) && renamed < 3 => renamed += 1,
                 Err(error) if is_name_taken(&error) => return Err(StoreError::NameTaken { index: 0 }),
@@ -74,8 +77,8 @@ impl Jobs for PgStore {
     }
 
     async fn change_job(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {
-        let mut said = None;
-        match retried!(self, self.try_change(tenant, id, change, &mut said)) {
+        let (mut said, notes) = (None, self.notes());
+        match retried!(self, self.try_change((tenant, id), change, &mut said, &notes)) {
             Err(error) if is_name_taken(&error) => Err(StoreError::NameTaken { index: 0 }),
             done => done,
         }
@@ -86,10 +89,10 @@ impl PgStore {
     /// `said` is what a try before this one answered, whose outcome is unknown, and then what this one does.
     async fn try_change(
         &self,
-        tenant: Uuid,
-        id: Uuid,
+        (tenant, id): (Uuid, Uuid),
         change: &ChangeJob<'_>,
         said: &mut Option<Changed>,
+        notes: &Notes,
     ) -> Result<Changed> {
         let mut tx = self.begin_for(tenant).await?;
         if let Some(changed) = said
@@ -125,7 +128,7 @@ impl PgStore {
         if wanted.unplan {
             job.execution_count -= unplan(&mut tx, id, now).await?;
         }
-        let mut cancelled = Vec::new();
+        let (mut cancelled, stops) = (Vec::new(), wanted.cancel.is_some());
         if let Some(reason) = wanted.cancel {
             let locked = lock_all(&mut tx, &before, now).await?;
             let event = Event::CancelRequested { reason };
@@ -136,6 +139,7 @@ impl PgStore {
             write::omit(&mut tx, &[(tenant, id, omission)], now).await?;
         }
         job.next_execution_at = next_fire(&mut tx, id).await?.or(job.cursor);
+        note(&mut tx, &notes.changed(0, || Deed::job_changed(&before, &job, stops))).await?;
         let changed = Changed { job, cancelled };
         *said = Some(changed.clone());
         commit(tx).await?;

@@ -7,7 +7,10 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use super::audit::note;
+use super::commit::commit;
 use super::{PgStore, micros, rows};
+use crate::audit::Deed;
 use crate::store::{ApiKey, KeyHash, Keys, KeysOf, Page, PepperId, Result, StoreError, text};
 
 const TABLE: &str = "api_keys";
@@ -22,6 +25,8 @@ macro_rules! columns {
 #[async_trait]
 impl Keys for PgStore {
     async fn insert_key(&self, key: &ApiKey) -> Result<()> {
+        let notes = self.notes();
+        let mut tx = self.begin_identity().await?;
         sqlx::query(
             "insert into api_keys (id, tenant_id, name, prefix, hash, pepper_id, permissions, created_by, created_at, expires_at)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -36,9 +41,10 @@ impl Keys for PgStore {
         .bind(key.created_by)
         .bind(key.created_at)
         .bind(key.expires_at)
-        .execute(self.identity())
+        .execute(&mut *tx)
         .await?;
-        Ok(())
+        note(&mut tx, &notes.changed(0, || Deed::key_created(key))).await?;
+        commit(tx).await
     }
 
     async fn key_by_hash(&self, hashes: &[KeyHash]) -> Result<Option<ApiKey>> {
@@ -72,16 +78,25 @@ impl Keys for PgStore {
     }
 
     async fn revoke_key(&self, of: KeysOf, id: Uuid) -> Result<ApiKey> {
+        let notes = self.notes();
+        let mut tx = self.begin_identity().await?;
         let found = sqlx::query(concat!(
-            "update api_keys set revoked_at = coalesce(revoked_at, clock_timestamp())
-             where id = $1 and ($2::uuid is null or tenant_id = $2) returning ",
+            "with was as (select id as was_id, revoked_at is null as open from api_keys where id = $1 for update)
+             update api_keys set revoked_at = coalesce(revoked_at, clock_timestamp()) from was
+             where id = was_id and ($2::uuid is null or tenant_id = $2) returning open, ",
             columns!()
         ))
         .bind(id)
         .bind(tenant(of))
-        .fetch_optional(self.identity())
+        .fetch_optional(&mut *tx)
         .await?;
-        found.as_ref().map(key).ok_or(StoreError::NotFound)?
+        let row = found.ok_or(StoreError::NotFound)?;
+        let revoked = key(&row)?;
+        if row.try_get("open")? {
+            note(&mut tx, &notes.changed(0, || Deed::key_revoked(&revoked))).await?;
+        }
+        commit(tx).await?;
+        Ok(revoked)
     }
 
     async fn keys_used(&self, uses: &[(Uuid, Duration)]) -> Result<()> {

@@ -33,7 +33,8 @@ impl Leases for PgStore {
             return Ok(Vec::new());
         }
         let mut said = None;
-        retried!(self, self.try_apply(&changes, &mut said))
+        let notes = self.notes();
+        retried!(self, self.try_apply(&changes, &mut said, &notes))
     }
 
     async fn reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {

@@ -8,6 +8,7 @@ mod apply;
 mod arm;
 mod asked;
 mod at_once;
+mod audit;
 mod bound;
 mod claim;
 mod commit;
@@ -40,6 +41,7 @@ mod reads;
 mod release;
 mod replica;
 mod rows;
+mod seals;
 mod secrets;
 mod sessions;
 mod sharing;
@@ -342,7 +344,6 @@ impl PgStore {
     }
 
     /// Begins a transaction that sees the records of all tenants.
-    #[allow(dead_code)] // The tables are not there yet.
     async fn begin_audit(&self) -> Result<Tx> {
         begin_with(self.audit(), "begin").await
     }

@@ -6,12 +6,14 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::{PgStore, retried};
+use crate::audit::Deed;
 use crate::job::Job;
 use crate::store::{
-    EncryptionKey, KEPT_VERSIONS, Result, SealSecret, SealedSecret, SecretRow, Secrets, StaleSecrets, StoreError,
-    WantedSecret,
+    EncryptionKey, KEPT_VERSIONS, Notes, Result, SealSecret, SealedSecret, SecretRow, Secrets, StaleSecrets,
+    StoreError, WantedSecret,
 };
 
 /// A secret with the versions that are kept of it.
@@ -53,7 +55,8 @@ impl Secrets for PgStore {
 
     async fn put_secret(&self, tenant: Uuid, name: &str, by: Uuid, seal: &SealSecret<'_>) -> Result<SecretRow> {
         // A repeat after an unknown outcome makes another version of the same value, which does no harm.
-        retried!(self, self.try_put_secret(tenant, name, by, seal))
+        let notes = self.notes();
+        retried!(self, self.try_put_secret((tenant, name), by, seal, &notes))
     }
 
     async fn list_secrets(&self, tenant: Uuid, after: Option<&str>, limit: i64) -> Result<Vec<SecretRow>> {
@@ -78,7 +81,8 @@ impl Secrets for PgStore {
     }
 
     async fn delete_secret(&self, tenant: Uuid, name: &str, version: Option<i64>, by: Uuid) -> Result<()> {
-        retried!(self, self.try_delete_secret(tenant, name, version, by))
+        let notes = self.notes();
+        retried!(self, self.try_delete_secret((tenant, name), version, by, &notes))
     }
 
     async fn sealed_secrets(&self, tenant: Uuid, wanted: &[WantedSecret]) -> Result<Vec<(WantedSecret, SealedSecret)>> {
@@ -119,7 +123,8 @@ impl Secrets for PgStore {
     }
 
     async fn replace_sealed(&self, pairs: &[(SealedSecret, SealedSecret)]) -> Result<u64> {
-        retried!(self, self.try_replace_sealed(pairs))
+        let notes = self.notes();
+        retried!(self, self.try_replace_sealed(pairs, &notes))
     }
 
     async fn tenants_with_secrets(&self) -> Result<Vec<Uuid>> {
@@ -128,7 +133,13 @@ impl Secrets for PgStore {
 }
 
 impl PgStore {
-    async fn try_put_secret(&self, tenant: Uuid, name: &str, by: Uuid, seal: &SealSecret<'_>) -> Result<SecretRow> {
+    async fn try_put_secret(
+        &self,
+        (tenant, name): (Uuid, &str),
+        by: Uuid,
+        seal: &SealSecret<'_>,
+        notes: &Notes,
+    ) -> Result<SecretRow> {
         let mut tx = self.begin_for(tenant).await?;
         let now = super::clock(&mut tx).await?;
         // Locks the row, so that versions are given one by one.
@@ -157,11 +168,20 @@ impl PgStore {
         .await?;
         let row = sqlx::query(secret_rows!("and s.name = $2")).bind(tenant).bind(name).fetch_one(&mut *tx).await?;
         let row = secret_row(&row)?;
+        // By its version: a repeat puts another one.
+        let nth = usize::try_from(row.version).unwrap_or_default();
+        note(&mut tx, &notes.changed(nth, || Deed::secret_put(tenant, &row))).await?;
         commit(tx).await?;
         Ok(row)
     }
 
-    async fn try_delete_secret(&self, tenant: Uuid, name: &str, version: Option<i64>, by: Uuid) -> Result<()> {
+    async fn try_delete_secret(
+        &self,
+        (tenant, name): (Uuid, &str),
+        version: Option<i64>,
+        by: Uuid,
+        notes: &Notes,
+    ) -> Result<()> {
         let mut tx = self.begin_for(tenant).await?;
         let newest: Option<i64> = sqlx::query_scalar(
             "select version from secrets
@@ -194,10 +214,11 @@ impl PgStore {
         } else if deleted.rows_affected() == 0 {
             return Err(StoreError::NotFound);
         }
+        note(&mut tx, &notes.changed(0, || Deed::secret_deleted(tenant, name, version, newest))).await?;
         commit(tx).await
     }
 
-    async fn try_replace_sealed(&self, pairs: &[(SealedSecret, SealedSecret)]) -> Result<u64> {
+    async fn try_replace_sealed(&self, pairs: &[(SealedSecret, SealedSecret)], notes: &Notes) -> Result<u64> {
         let mut tx = self.begin_all(pairs.iter().map(|(_, new)| new.tenant_id)).await?;
         let now = super::clock(&mut tx).await?;
         let fresh: Vec<&SealedSecret> = pairs.iter().map(|(_, new)| new).collect();
@@ -216,9 +237,14 @@ impl PgStore {
         .bind(fresh.iter().map(|new| new.wrapped_key.as_slice()).collect::<Vec<_>>())
         .bind(fresh.iter().map(|new| new.ciphertext.as_slice()).collect::<Vec<_>>())
         .execute(&mut *tx)
-        .await?;
+        .await?
+        .rows_affected();
+        if let Some(first) = fresh.first().filter(|_| replaced > 0) {
+            let deed = || Deed::secrets_rotated(first.tenant_id, replaced, &first.key.id);
+            note(&mut tx, &notes.changed(0, deed)).await?;
+        }
         commit(tx).await?;
-        Ok(replaced.rows_affected())
+        Ok(replaced)
     }
 }
 

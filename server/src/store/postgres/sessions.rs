@@ -10,10 +10,12 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::apply::Locked;
+use super::audit::note;
 use super::commit::{Tries, commit, in_time};
 use super::leases::held;
 use super::rows::live_columns;
 use super::{PgStore, micros, retried, rows};
+use crate::audit::Deed;
 use crate::execution::{Event, Execution, State};
 use crate::store::{Held, Holding, NewSession, Page, Renewed, Result, Resumed, Session, Sessions, StoreError, text};
 
@@ -118,17 +120,21 @@ impl Sessions for PgStore {
     }
 
     async fn drain_session(&self, tenant: Option<Uuid>, id: Uuid) -> Result<bool> {
+        let notes = self.notes();
         let mut tx = self.begin_all(tenant).await?;
-        let done = sqlx::query(
+        let drained: Option<(Option<Uuid>, String)> = sqlx::query_as(
             "update agent_sessions set draining = true
-             where id = $1 and ($2::uuid is null or tenant_id = $2) and expires_at > clock_timestamp()",
+             where id = $1 and ($2::uuid is null or tenant_id = $2) and expires_at > clock_timestamp() returning tenant_id, name",
         )
         .bind(id)
         .bind(tenant)
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
+        if let Some((of, name)) = &drained {
+            note(&mut tx, &notes.changed(0, || Deed::drained(*of, id, name))).await?;
+        }
         commit(tx).await?;
-        Ok(done.rows_affected() > 0)
+        Ok(drained.is_some())
     }
 
     async fn held(&self, session: Uuid) -> Result<Vec<Held>> {

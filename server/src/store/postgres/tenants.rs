@@ -6,10 +6,12 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::{PgStore, retried, rows, violated};
+use crate::audit::Deed;
 use crate::error::Error;
-use crate::store::{ChangeTenant, Page, Result, SetAside, StoreError, Tenants, text};
+use crate::store::{ChangeTenant, Notes, Page, Result, SetAside, StoreError, Tenants, text};
 use crate::tenant::{Quotas, Tenant};
 
 /// What [`tenant`] reads.
@@ -23,8 +25,8 @@ macro_rules! columns {
 #[async_trait]
 impl Tenants for PgStore {
     async fn create_tenant(&self, tenant: &Tenant) -> Result<Tenant> {
-        let mut said = None;
-        retried!(self, self.try_create_tenant(tenant, &mut said))
+        let (mut said, notes) = (None, self.notes());
+        retried!(self, self.try_create_tenant(tenant, &mut said, &notes))
     }
 
     async fn tenant(&self, id: Uuid) -> Result<Option<Tenant>> {
@@ -49,8 +51,8 @@ impl Tenants for PgStore {
     }
 
     async fn change_tenant(&self, id: Uuid, change: &ChangeTenant<'_>) -> Result<Tenant> {
-        let mut said = None;
-        retried!(self, self.try_change_tenant(id, change, &mut said))
+        let (mut said, notes) = (None, self.notes());
+        retried!(self, self.try_change_tenant(id, change, &mut said, &notes))
     }
 
     async fn hour_of(&self, tenant: Uuid) -> Result<i64> {
@@ -67,7 +69,7 @@ impl Tenants for PgStore {
 
 impl PgStore {
     /// `said` as in [`PgStore::try_change_tenant`].
-    async fn try_create_tenant(&self, new: &Tenant, said: &mut Option<Tenant>) -> Result<Tenant> {
+    async fn try_create_tenant(&self, new: &Tenant, said: &mut Option<Tenant>, notes: &Notes) -> Result<Tenant> {
         let mut tx = self.begin_identity().await?;
         let there = locked(&mut tx, new.id).await?;
         if let Some(there) = there.filter(|there| said.as_ref() == Some(there)) {
@@ -85,6 +87,7 @@ impl PgStore {
         if inserted.rows_affected() == 0 {
             return Err(StoreError::Refused(Box::new(Error::tenant_exists(made.id))));
         }
+        note(&mut tx, &notes.changed(0, || Deed::tenant_created(&made))).await?;
         *said = Some(made.clone());
         commit(tx).await?;
         Ok(made)
@@ -96,6 +99,7 @@ impl PgStore {
         id: Uuid,
         change: &ChangeTenant<'_>,
         said: &mut Option<Tenant>,
+        notes: &Notes,
     ) -> Result<Tenant> {
         let mut tx = self.begin_identity().await?;
         // Jobs that are being made are told as well: they are there before this, or find the tenant as it is afterwards.
@@ -127,6 +131,7 @@ impl PgStore {
         if before.suspended_at != after.suspended_at {
             tell_jobs(&mut tx, id, after.suspended_at).await?;
         }
+        note(&mut tx, &notes.changed(0, || Deed::tenant_changed(&before, &after))).await?;
         // Before the end, for it may not come back.
         *said = Some(after.clone());
         commit(tx).await?;

@@ -7,6 +7,7 @@ use orrery_proto::v1::JobStatus;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::idempotency::{Keyed, give_back, reserve};
 use super::lanes::Wanted;
@@ -17,7 +18,7 @@ use crate::error::Error;
 use crate::execution::{Execution, State};
 use crate::firing::counts_active;
 use crate::job::Job;
-use crate::store::{DecideTrigger, Idempotency, Result, StoreError, Trigger};
+use crate::store::{AuditEntry, DecideTrigger, Idempotency, Result, StoreError, Trigger};
 
 /// What becomes of triggers that are made beside each other.
 pub(super) struct Outcomes {
@@ -65,7 +66,7 @@ impl PgStore {
         known.keyed.check()?;
         let decided = self.decided(tx, triggers, &known, decide).await?;
         let fresh = decided.into_iter().flatten().collect::<Result<Vec<_>>>()?;
-        self.write_fresh(tx, &fresh, &known).await?;
+        self.write_fresh(tx, triggers, &fresh, &known).await?;
         if fresh.len() == triggers.len() {
             return Ok(fresh);
         }
@@ -85,7 +86,7 @@ impl PgStore {
         let mut decided = self.decided(tx, triggers, &known, decide).await?;
         let fresh: Vec<Execution> =
             decided.iter_mut().filter_map(|one| one.take_if(|made| made.is_ok())?.ok()).collect();
-        self.write_fresh(tx, &fresh, &known).await?;
+        self.write_fresh(tx, triggers, &fresh, &known).await?;
         let refused = |index: &usize| matches!(decided[*index], Some(Err(_)));
         let refused: Vec<usize> = (0..triggers.len()).filter(refused).collect();
         give_back_keys(tx, triggers, &known.keyed, &refused).await?;
@@ -181,9 +182,19 @@ impl PgStore {
         Ok(jobs.keys().copied().zip(self.inner.lanes.ids(tx, &wanted).await?).collect())
     }
 
-    /// Inserts what is new and counts it.
-    async fn write_fresh(&self, tx: &mut PgConnection, fresh: &[Execution], known: &Known) -> Result<()> {
+    /// Inserts what is new, writes down who asked for it, and counts it.
+    async fn write_fresh(
+        &self,
+        tx: &mut PgConnection,
+        triggers: &[Trigger],
+        fresh: &[Execution],
+        known: &Known,
+    ) -> Result<()> {
         insert::insert_asked(tx, fresh).await?;
+        let made: HashSet<Uuid> = fresh.iter().map(|execution| execution.id).collect();
+        let asked = triggers.iter().zip(known.keyed.ids.iter().copied()).filter(|(_, id)| made.contains(id));
+        let name = |job| known.jobs.get(&job).map(|job| job.spec.name.clone()).unwrap_or_default();
+        note(tx, &AuditEntry::of_triggers(asked, name)).await?;
         let mut counted: HashMap<Uuid, i64> = HashMap::new();
         for execution in fresh.iter().filter(|e| e.state == State::Pending) {
             *counted.entry(execution.job_id).or_default() += 1;

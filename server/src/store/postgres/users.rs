@@ -5,11 +5,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::commit::commit;
 use super::{PgStore, micros, retried, violated};
+use crate::audit::Deed;
 use crate::error::Error;
 use crate::store::{
-    NewUserSession, Page, Result, Rotation, SessionEnd, StoreError, User, UserChange, UserSession, Users, text,
+    NewUserSession, Notes, Page, Result, Rotation, SessionEnd, StoreError, User, UserChange, UserSession, Users, text,
 };
 
 /// What [`user`] reads.
@@ -36,6 +38,8 @@ macro_rules! select_session {
 #[async_trait]
 impl Users for PgStore {
     async fn create_user(&self, user: &User) -> Result<()> {
+        let notes = self.notes();
+        let mut tx = self.begin_identity().await?;
         let made = sqlx::query(
             "insert into users (id, tenant_id, name, display_name, password_hash, roles, created_by, created_at, updated_at)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
@@ -48,14 +52,16 @@ impl Users for PgStore {
         .bind(&user.roles)
         .bind(user.created_by)
         .bind(user.created_at)
-        .execute(self.identity())
+        .execute(&mut *tx)
         .await;
         match made {
             Err(error) if violated(&error) == Some("users_name") => {
-                Err(StoreError::Refused(Box::new(Error::user_name_taken(&user.name))))
+                return Err(StoreError::Refused(Box::new(Error::user_name_taken(&user.name))));
             }
-            made => Ok(made.map(drop)?),
-        }
+            made => made?,
+        };
+        note(&mut tx, &notes.changed(0, || Deed::user_created(user))).await?;
+        commit(tx).await
     }
 
     async fn user(&self, tenant: Uuid, id: Uuid) -> Result<Option<User>> {
@@ -91,11 +97,13 @@ impl Users for PgStore {
     }
 
     async fn change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User> {
-        retried!(self, self.try_change_user(tenant, id, change))
+        let notes = self.notes();
+        retried!(self, self.try_change_user(tenant, id, change, &notes))
     }
 
     async fn begin_user_session(&self, session: &NewUserSession) -> Result<bool> {
-        retried!(self, self.try_begin_user_session(session))
+        let notes = self.notes();
+        retried!(self, self.try_begin_user_session(session, &notes))
     }
 
     async fn user_session(&self, id: Uuid) -> Result<Option<UserSession>> {
@@ -104,19 +112,32 @@ impl Users for PgStore {
     }
 
     async fn rotate_refresh_token(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
-        retried!(self, self.try_rotate(hash, next))
+        let notes = self.notes();
+        retried!(self, self.try_rotate(hash, next, &notes))
     }
 
     async fn end_user_session(&self, hash: &[u8; 32]) -> Result<Option<Uuid>> {
-        let ended = sqlx::query_scalar(
-            "update user_sessions s set ended_at = coalesce(s.ended_at, clock_timestamp()), end_reason = coalesce(s.end_reason, $2)
-             from refresh_tokens r where r.hash = $1 and s.id = r.session_id returning s.id",
+        let notes = self.notes();
+        let mut tx = self.begin_identity().await?;
+        let found = sqlx::query(
+            "select s.id, s.tenant_id, s.user_id, s.ended_at is null as living,
+                (select u.name from users u where u.id = s.user_id) as name
+             from refresh_tokens r join user_sessions s on s.id = r.session_id where r.hash = $1 for update of s",
         )
         .bind(&hash[..])
-        .bind(SessionEnd::Logout.as_str())
-        .fetch_optional(self.identity())
+        .fetch_optional(&mut *tx)
         .await?;
-        Ok(ended)
+        let Some(found) = found else { return Ok(None) };
+        let id: Uuid = found.try_get("id")?;
+        if found.try_get("living")? {
+            end_session(&mut tx, id, SessionEnd::Logout).await?;
+            let name: Option<String> = found.try_get("name")?;
+            let user = (found.try_get("user_id")?, name.unwrap_or_default());
+            let entry = notes.session_ended(found.try_get("tenant_id")?, id, (user.0, &user.1), false);
+            note(&mut tx, &[entry]).await?;
+        }
+        commit(tx).await?;
+        Ok(Some(id))
     }
 
     async fn forget_user_sessions(&self) -> Result<u64> {
@@ -131,8 +152,18 @@ impl Users for PgStore {
 }
 
 impl PgStore {
-    async fn try_change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User> {
+    async fn try_change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange, notes: &Notes) -> Result<User> {
         let mut tx = self.begin_identity().await?;
+        let before = sqlx::query(concat!(
+            "select ",
+            columns!(),
+            " from users u where u.tenant_id = $1 and u.id = $2 for no key update"
+        ))
+        .bind(tenant)
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let before = before.as_ref().map(user).ok_or(StoreError::NotFound)??;
         let changed = sqlx::query(concat!(
             "update users u set display_name = coalesce($3, u.display_name), roles = coalesce($4, u.roles),
                  password_hash = coalesce($5, u.password_hash),
@@ -158,23 +189,24 @@ impl PgStore {
         if let Some(why) = why {
             end_sessions(&mut tx, id, why).await?;
         }
+        let deed = || Deed::user_changed(&before, &changed, change.password_hash.is_some());
+        note(&mut tx, &notes.changed(0, deed)).await?;
         commit(tx).await?;
         Ok(changed)
     }
 
-    async fn try_begin_user_session(&self, new: &NewUserSession) -> Result<bool> {
+    async fn try_begin_user_session(&self, new: &NewUserSession, notes: &Notes) -> Result<bool> {
         let mut tx = self.begin_identity().await?;
         // Locks the user, so that disabling it either sees this session or comes first.
-        let may = sqlx::query(
-            "update users set last_login_at = clock_timestamp() where tenant_id = $1 and id = $2 and disabled_at is null",
+        let name: Option<String> = sqlx::query_scalar(
+            "update users set last_login_at = clock_timestamp() where tenant_id = $1 and id = $2 and disabled_at is null
+             returning name",
         )
         .bind(new.tenant_id)
         .bind(new.user_id)
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        if may.rows_affected() == 0 {
-            return Ok(false);
-        }
+        let Some(name) = name else { return Ok(false) };
         // A repeat whose first try was committed after all finds its rows.
         sqlx::query(
             "insert into user_sessions (id, tenant_id, user_id, address, created_at, expires_at)
@@ -189,15 +221,19 @@ impl PgStore {
         .execute(&mut *tx)
         .await?;
         add_token(&mut tx, &new.refresh_hash, new.id, new.tenant_id).await?;
+        // Its own id is the entry's as well, for whoever signs in is not known before.
+        let entry = notes.signed_in(new, &name);
+        note(&mut tx, &entry).await?;
         commit(tx).await?;
         Ok(true)
     }
 
-    async fn try_rotate(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
+    async fn try_rotate(&self, hash: &[u8; 32], next: &[u8; 32], notes: &Notes) -> Result<Rotation> {
         let mut tx = self.begin_identity().await?;
         // The lock lets one of two that come at once be the first.
         let shown = sqlx::query(
-            "select r.session_id, r.used_at is not null as used, s.tenant_id, s.user_id,
+            "select r.session_id, r.used_at is not null as used, s.tenant_id, s.user_id, s.ended_at is null as living,
+                 (select u.name from users u where u.id = s.user_id) as name,
                  exists (select from refresh_tokens n where n.hash = $2) as repeated
              from refresh_tokens r join user_sessions s on s.id = r.session_id where r.hash = $1 for update of r",
         )
@@ -210,6 +246,12 @@ impl PgStore {
         let (used, repeated): (bool, bool) = (shown.try_get("used")?, shown.try_get("repeated")?);
         if used && !repeated {
             end_session(&mut tx, id, SessionEnd::Reuse).await?;
+            if shown.try_get("living")? {
+                let name: Option<String> = shown.try_get("name")?;
+                let entry =
+                    notes.session_ended(shown.try_get("tenant_id")?, id, (user, &name.unwrap_or_default()), true);
+                note(&mut tx, &[entry]).await?;
+            }
             commit(tx).await?;
             return Ok(Rotation::Reused { session: id, user });
         }

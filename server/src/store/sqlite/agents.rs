@@ -7,8 +7,10 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::audit::note;
 use super::rows::{after, before, instant, json, maybe_instant, micros, to_json};
 use super::{SqliteStore, Work, rows};
+use crate::audit::Deed;
 use crate::store::text::{jsonb, plain};
 use crate::store::{AgentScope, Agents, Certified, EnrolledAgent, JoinToken, NewJoinToken, Page, Result};
 
@@ -20,6 +22,7 @@ const KEPT: Duration = Duration::from_secs(30 * 86_400);
 #[async_trait]
 impl Agents for SqliteStore {
     async fn insert_join_token(&self, token: &NewJoinToken, ttl: Duration) -> Result<JoinToken> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         sqlx::query("delete from agent_join_tokens where expires_at < ?")
             .bind(micros(before(work.now, KEPT)))
@@ -42,6 +45,7 @@ impl Agents for SqliteStore {
         .fetch_one(&mut *work.tx)
         .await?;
         let stored = join_token(&row)?;
+        note(&mut work, &notes.changed(0, || Deed::join_token(&stored, ttl))).await?;
         work.commit().await?;
         Ok(stored)
     }
@@ -56,6 +60,7 @@ impl Agents for SqliteStore {
     }
 
     async fn enrol(&self, hash: &[u8; 32], id: Uuid, certificate: &Certified) -> Result<Option<EnrolledAgent>> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let used = sqlx::query(
             "update agent_join_tokens set used_at = ?1 where hash = ?2 and used_at is null and expires_at > ?1",
@@ -79,7 +84,10 @@ impl Agents for SqliteStore {
         .bind(hash.as_slice())
         .execute(&mut *work.tx)
         .await?;
-        finished(work, id).await
+        let enrolled = by_id(&mut work, id).await?;
+        note(&mut work, &[notes.enrolled(&enrolled)]).await?;
+        work.commit().await?;
+        Ok(Some(enrolled))
     }
 
     async fn enrolled_agent(&self, id: Uuid) -> Result<Option<EnrolledAgent>> {
@@ -100,6 +108,7 @@ impl Agents for SqliteStore {
     }
 
     async fn renew_agent(&self, id: Uuid, certificate: &Certified) -> Result<Option<EnrolledAgent>> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let done = sqlx::query(
             "update agents set serial = ?, certificate_expires_at = ?, renewed_at = ? where id = ? and revoked_at is null",
@@ -110,11 +119,22 @@ impl Agents for SqliteStore {
         .bind(id)
         .execute(&mut *work.tx)
         .await?;
-        if done.rows_affected() == 0 { Ok(None) } else { finished(work, id).await }
+        if done.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let renewed = by_id(&mut work, id).await?;
+        note(&mut work, &notes.changed(0, || Deed::agent("agents:renew", &renewed))).await?;
+        work.commit().await?;
+        Ok(Some(renewed))
     }
 
     async fn revoke_agent(&self, tenant: Option<Uuid>, id: Uuid, by: Uuid) -> Result<Option<EnrolledAgent>> {
+        let notes = self.notes();
         let mut work = self.write().await?;
+        let was_good: Option<bool> = sqlx::query_scalar("select revoked_at is null from agents where id = ?")
+            .bind(id)
+            .fetch_optional(&mut *work.tx)
+            .await?;
         let done = sqlx::query(
             "update agents set revoked_at = coalesce(revoked_at, ?1), revoked_by = coalesce(revoked_by, ?2) \
              where id = ?3 and (?4 is null or tenant_id = ?4)",
@@ -129,7 +149,12 @@ impl Agents for SqliteStore {
             return Ok(None);
         }
         end_sessions(&mut work, id).await?;
-        finished(work, id).await
+        let revoked = by_id(&mut work, id).await?;
+        if was_good == Some(true) {
+            note(&mut work, &notes.changed(0, || Deed::agent("agents:revoke", &revoked))).await?;
+        }
+        work.commit().await?;
+        Ok(Some(revoked))
     }
 
     async fn end_refused_agents(&self, agents: &[Uuid]) -> Result<Vec<Uuid>> {
@@ -168,12 +193,10 @@ async fn end_sessions(work: &mut Work, agent: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Reads an agent back and commits.
-async fn finished(mut work: Work, id: Uuid) -> Result<Option<EnrolledAgent>> {
+/// Reads an agent back.
+async fn by_id(work: &mut Work, id: Uuid) -> Result<EnrolledAgent> {
     let row = sqlx::query("select * from agents where id = ?").bind(id).fetch_one(&mut *work.tx).await?;
-    let agent = agent(&row)?;
-    work.commit().await?;
-    Ok(Some(agent))
+    agent(&row)
 }
 
 fn scope(row: &SqliteRow, table: &'static str) -> Result<AgentScope> {

@@ -6,8 +6,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::rows::{instant, maybe_instant, micros, named};
 use super::{SqliteStore, executions};
+use crate::audit::Deed;
 use crate::execution::Execution;
 use crate::store::text::plain;
 use crate::store::{
@@ -49,9 +51,10 @@ impl DeadLetters for SqliteStore {
     }
 
     async fn discard_dead_letter(&self, discard: &Discard) -> Result<DeadLetter> {
+        let notes = self.notes();
         let mut work = self.write().await?;
-        let found = read(&mut *work.tx, discard.tenant, discard.execution).await?.ok_or(StoreError::NotFound)?;
-        if let Some(refused) = found.undiscardable() {
+        let before = read(&mut *work.tx, discard.tenant, discard.execution).await?.ok_or(StoreError::NotFound)?;
+        if let Some(refused) = before.undiscardable() {
             return Err(StoreError::Refused(Box::new(refused)));
         }
         sqlx::query(
@@ -65,12 +68,16 @@ impl DeadLetters for SqliteStore {
         .execute(&mut *work.tx)
         .await?;
         let found = read(&mut *work.tx, discard.tenant, discard.execution).await?.ok_or(StoreError::NotFound)?;
+        if before != found {
+            note(&mut work, &notes.changed(0, || Deed::dead_letter("dead_letters:discard", &before, &found))).await?;
+        }
         work.commit().await?;
         Ok(found)
     }
 
     async fn release_dead_letter(&self, trigger: &Trigger, decide: &DecideTrigger<'_>) -> Result<Execution> {
         let of = trigger.retry_of.ok_or(StoreError::NotFound)?;
+        let notes = self.notes();
         let mut work = self.write().await?;
         let found = read(&mut *work.tx, trigger.tenant, of).await?.ok_or(StoreError::NotFound)?;
         if let Some(refused) = found.unreleasable() {
@@ -90,6 +97,8 @@ impl DeadLetters for SqliteStore {
         .bind(of)
         .execute(&mut *work.tx)
         .await?;
+        let released = read(&mut *work.tx, trigger.tenant, of).await?.ok_or(StoreError::NotFound)?;
+        note(&mut work, &notes.changed(0, || Deed::dead_letter("dead_letters:release", &found, &released))).await?;
         work.commit().await?;
         Ok(made)
     }

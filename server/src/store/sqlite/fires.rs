@@ -10,6 +10,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::audit::note;
 use super::executions::{self, active, active_of, armed_at, omit, planned};
 use super::rows::{self, after, before, from_micros, micros, select_jobs, select_live};
 use super::{SqliteStore, Work, jobs, tenants};
@@ -17,8 +18,8 @@ use crate::execution::{Event, Execution, ON_TIME, State, manual_id};
 use crate::firing;
 use crate::job::{Job, ScheduleKind};
 use crate::store::{
-    Arm, Armed, Assign, AtOnce, DecideArm, DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict, Fires, Lane,
-    Made, PlanCandidate, Planned, Releases, Result, StoreError, Trigger,
+    Arm, Armed, Assign, AtOnce, AuditEntry, DecideArm, DecideDue, DecidePlan, DecideTrigger, DueFire, DueVerdict,
+    Fires, Lane, Made, PlanCandidate, Planned, Releases, Result, StoreError, Trigger,
 };
 
 /// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to
@@ -152,15 +153,16 @@ impl Fires for SqliteStore {
         _: Option<AtOnce<'_>>,
     ) -> Result<Vec<Result<Made>>> {
         let mut work = self.write().await?;
-        let mut loads = BTreeMap::new();
+        let (mut loads, mut asked) = (BTreeMap::new(), Asked::default());
         let mut answers = Vec::with_capacity(triggers.len());
         for (index, trigger) in triggers.iter().enumerate() {
             // Whatever is refused is refused before anything of it is written.
-            match make_one(&mut work, index, trigger, decide, &mut loads).await {
+            match make_one(&mut work, index, trigger, decide, (&mut loads, &mut asked)).await {
                 Err(error) if !is_refusal(&error) => return Err(error),
                 made => answers.push(made.map(Made::from)),
             }
         }
+        asked.note(&mut work, &triggers).await?;
         work.commit().await?;
         Ok(answers)
     }
@@ -184,9 +186,11 @@ impl SqliteStore {
     ) -> Result<Vec<Execution>> {
         let mut loads = BTreeMap::new();
         let mut made = Vec::with_capacity(triggers.len());
+        let mut asked = Asked::default();
         for (index, trigger) in triggers.iter().enumerate() {
-            made.push(make_one(work, index, trigger, decide, &mut loads).await?);
+            made.push(make_one(work, index, trigger, decide, (&mut loads, &mut asked)).await?);
         }
+        asked.note(work, &triggers).await?;
         Ok(made)
     }
 
@@ -295,7 +299,7 @@ async fn make_one(
     index: usize,
     trigger: &Trigger,
     decide: &DecideTrigger<'_>,
-    loads: &mut BTreeMap<Uuid, i64>,
+    (loads, asked): (&mut BTreeMap<Uuid, i64>, &mut Asked),
 ) -> Result<Execution> {
     let earlier = jobs::replay(work, trigger.tenant, "execution", trigger.idempotency.as_ref(), index).await?;
     if let Some(earlier) = earlier
@@ -314,10 +318,29 @@ async fn make_one(
     };
     decide(&job, load, trigger).map_err(refused)?;
     let execution = make(work, &job, trigger).await?;
+    asked.made.push((index, execution.id));
+    asked.names.insert(job.id, job.spec.name.clone());
     if firing::counts_active(&job.spec) {
         loads.insert(job.id, load + i64::from(execution.is_active()));
     }
     Ok(execution)
+}
+
+/// What was made of triggers, for the audit log.
+#[derive(Default)]
+struct Asked {
+    /// (trigger, execution).
+    made: Vec<(usize, Uuid)>,
+    /// Of jobs.
+    names: HashMap<Uuid, String>,
+}
+
+impl Asked {
+    async fn note(&self, work: &mut Work, triggers: &[Trigger]) -> Result<()> {
+        let made = self.made.iter().map(|(index, execution)| (&triggers[*index], *execution));
+        let name = |job| self.names.get(&job).cloned().unwrap_or_default();
+        note(work, &AuditEntry::of_triggers(made, name)).await
+    }
 }
 
 /// Whether an error is the answer to one trigger, and not the database's.

@@ -4,9 +4,11 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::rows::micros;
 use super::{SqliteStore, Work};
 use crate::admission::{Admission, Gate, Room};
+use crate::audit::Deed;
 use crate::store::text::plain;
 use crate::store::{Gates, Result};
 
@@ -24,7 +26,14 @@ impl Gates for SqliteStore {
     }
 
     async fn set_queue_limit(&self, tenant: Uuid, queue: &str, limit: i32, by: Uuid) -> Result<()> {
+        let notes = self.notes();
         let mut work = self.write().await?;
+        let was: Option<i32> =
+            sqlx::query_scalar("select max_concurrent from queue_limits where tenant_id = ? and name = ?")
+                .bind(tenant)
+                .bind(plain(queue))
+                .fetch_optional(&mut *work.tx)
+                .await?;
         sqlx::query("delete from queue_limits where tenant_id = ? and name = ?")
             .bind(tenant)
             .bind(plain(queue))
@@ -42,6 +51,8 @@ impl Gates for SqliteStore {
             .execute(&mut *work.tx)
             .await?;
         }
+        let deed = || Deed::queue_limited(tenant, queue, was.unwrap_or(0), limit);
+        note(&mut work, &notes.changed(0, deed)).await?;
         work.commit().await
     }
 }

@@ -6,9 +6,11 @@ use async_trait::async_trait;
 use sqlx::{QueryBuilder, Sqlite, Transaction};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::executions::{cancel_all_of, omit};
 use super::rows::{self, micros, select_jobs, to_json};
 use super::{SqliteStore, Work};
+use crate::audit::Deed;
 use crate::job::{Job, JobSpec, ScheduleKind};
 use crate::store::text::{jsonb, plain};
 use crate::store::{ChangeJob, Changed, Idempotency, JobFilter, Jobs, NewJob, Page, Result, StoreError};
@@ -18,6 +20,7 @@ const TABLE: &str = "scheduled_jobs";
 #[async_trait]
 impl Jobs for SqliteStore {
     async fn create_jobs(&self, jobs: Vec<NewJob>, quota: Option<i64>) -> Result<Vec<Job>> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let mut made = Vec::with_capacity(jobs.len());
         let mut fresh: BTreeMap<Uuid, i64> = BTreeMap::new();
@@ -45,6 +48,7 @@ impl Jobs for SqliteStore {
                 let halted_at = job.halted_at.map(|_| work.now);
                 let job = Job { version: 1, halted_at, updated_at: work.now, ..job.clone() };
                 write(&mut work, &job, index).await?;
+                note(&mut work, &notes.changed(index, || Deed::job_created(&job))).await?;
             }
         }
         let mut jobs = Vec::with_capacity(made.len());
@@ -87,6 +91,7 @@ impl Jobs for SqliteStore {
     }
 
     async fn change_job(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let before = of_tenant(&mut work.tx, tenant, id).await?.ok_or(StoreError::NotFound)?;
         let change = change(&before, work.now).map_err(|reason| StoreError::Refused(Box::new(reason)))?;
@@ -104,6 +109,7 @@ impl Jobs for SqliteStore {
         if change.unplan {
             unplan(&mut work, id).await?;
         }
+        let stops = change.cancel.is_some();
         let cancelled = match change.cancel {
             Some(reason) => cancel_all_of(self, &mut work, id, &reason).await?,
             None => Vec::new(),
@@ -112,6 +118,7 @@ impl Jobs for SqliteStore {
             omit(&mut work.tx, (tenant, id), &omission, work.now).await?;
         }
         let job = by_id(&mut work.tx, id).await?.ok_or(StoreError::NotFound)?;
+        note(&mut work, &notes.changed(0, || Deed::job_changed(&before, &job, stops))).await?;
         work.commit().await?;
         Ok(Changed { job, cancelled })
     }

@@ -8,7 +8,9 @@ use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::SqliteStore;
+use super::audit::note;
 use super::rows::{before, corrupt, instant, json, maybe_instant, micros, to_json};
+use crate::audit::Deed;
 use crate::store::text::plain;
 use crate::store::{ApiKey, KeyHash, Keys, KeysOf, Page, PepperId, Result, StoreError};
 
@@ -17,6 +19,7 @@ const TABLE: &str = "api_keys";
 #[async_trait]
 impl Keys for SqliteStore {
     async fn insert_key(&self, key: &ApiKey) -> Result<()> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         sqlx::query(
             "insert into api_keys (id, tenant_id, name, prefix, hash, pepper_id, permissions, created_by, created_at, expires_at) \
@@ -34,6 +37,7 @@ impl Keys for SqliteStore {
         .bind(key.expires_at.map(micros))
         .execute(&mut *work.tx)
         .await?;
+        note(&mut work, &notes.changed(0, || Deed::key_created(key))).await?;
         work.commit().await
     }
 
@@ -68,7 +72,12 @@ impl Keys for SqliteStore {
     }
 
     async fn revoke_key(&self, of: KeysOf, id: Uuid) -> Result<ApiKey> {
+        let notes = self.notes();
         let mut work = self.write().await?;
+        let was: Option<bool> = sqlx::query_scalar("select revoked_at is null from api_keys where id = ?")
+            .bind(id)
+            .fetch_optional(&mut *work.tx)
+            .await?;
         let row = sqlx::query(
             "update api_keys set revoked_at = coalesce(revoked_at, ?1) where id = ?2 and (?3 is null or tenant_id = ?3) \
              returning *",
@@ -79,6 +88,9 @@ impl Keys for SqliteStore {
         .fetch_optional(&mut *work.tx)
         .await?;
         let revoked = row.as_ref().map(key).ok_or(StoreError::NotFound)??;
+        if was == Some(true) {
+            note(&mut work, &notes.changed(0, || Deed::key_revoked(&revoked))).await?;
+        }
         work.commit().await?;
         Ok(revoked)
     }

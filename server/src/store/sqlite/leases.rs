@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::executions::{self, armed_at, clean};
 use super::rows::{self, before, from_micros, micros, select_live, span};
 use super::{SqliteStore, Work, pick};
@@ -14,7 +15,7 @@ use crate::execution::{Event, Execution, Policy, Rejected, apply};
 use crate::fairness::Turn;
 use crate::job::RetryPolicy;
 use crate::store::{
-    Assign, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError, Wanted,
+    Assign, AuditEntry, Candidate, Change, Claim, Claimed, Grant, Held, Leases, Reaped, Result, StoreError, Wanted,
 };
 
 #[async_trait]
@@ -71,12 +72,13 @@ impl Leases for SqliteStore {
     }
 
     async fn apply(&self, changes: Vec<Change>) -> Result<Vec<std::result::Result<Execution, Rejected>>> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let mut living = Living::default();
         let mut read = executions::all_live(&mut work.tx, changes.iter().map(|change| change.execution)).await?;
         let mut changed = BTreeSet::new();
         let mut answers = Vec::with_capacity(changes.len());
-        for change in changes {
+        for change in changes.clone() {
             let answer = self.decide(&mut work, change, &mut read, &mut living).await?;
             changed.extend(answer.as_ref().ok().map(|next| next.id));
             answers.push(answer);
@@ -87,6 +89,7 @@ impl Leases for SqliteStore {
                 executions::save(&mut work.tx, execution).await?;
             }
         }
+        note(&mut work, &AuditEntry::of_cancels(&notes, &changes, &answers)).await?;
         work.commit().await?;
         Ok(answers)
     }

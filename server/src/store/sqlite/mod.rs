@@ -6,6 +6,7 @@
 
 mod agents;
 mod arm;
+mod audit;
 mod dead_letters;
 mod executions;
 mod fires;
@@ -17,6 +18,7 @@ mod logs;
 mod pick;
 mod reads;
 mod rows;
+mod seals;
 mod secrets;
 mod sessions;
 mod sharing;

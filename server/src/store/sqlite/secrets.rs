@@ -6,8 +6,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::rows::{instant, micros};
 use super::{SqliteStore, Work};
+use crate::audit::Deed;
 use crate::job::Job;
 use crate::store::{
     EncryptionKey, KEPT_VERSIONS, Result, SealSecret, SealedSecret, SecretRow, Secrets, StaleSecrets, StoreError,
@@ -50,6 +52,7 @@ impl Secrets for SqliteStore {
     }
 
     async fn put_secret(&self, tenant: Uuid, name: &str, by: Uuid, seal: &SealSecret<'_>) -> Result<SecretRow> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let version: i64 = sqlx::query_scalar(
             "insert into secrets (tenant_id, name, version, created_at, updated_at, updated_by) values (?1, ?2, 1, ?3, ?3, ?4) \
@@ -76,6 +79,7 @@ impl Secrets for SqliteStore {
         let rows =
             sqlx::query(secret_rows!("and s.name = ?2")).bind(tenant).bind(name).fetch_all(&mut *work.tx).await?;
         let row = secret_rows(&rows)?.pop().ok_or(StoreError::NotFound)?;
+        note(&mut work, &notes.changed(0, || Deed::secret_put(tenant, &row))).await?;
         work.commit().await?;
         Ok(row)
     }
@@ -103,6 +107,7 @@ impl Secrets for SqliteStore {
     }
 
     async fn delete_secret(&self, tenant: Uuid, name: &str, version: Option<i64>, by: Uuid) -> Result<()> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let newest: Option<i64> = sqlx::query_scalar(
             "select version from secrets where tenant_id = ? and name = ? and deleted_at is null and job_id is null",
@@ -134,6 +139,7 @@ impl Secrets for SqliteStore {
         } else if deleted.rows_affected() == 0 {
             return Err(StoreError::NotFound);
         }
+        note(&mut work, &notes.changed(0, || Deed::secret_deleted(tenant, name, version, newest))).await?;
         work.commit().await
     }
 
@@ -176,6 +182,7 @@ impl Secrets for SqliteStore {
     }
 
     async fn replace_sealed(&self, pairs: &[(SealedSecret, SealedSecret)]) -> Result<u64> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let mut replaced = 0;
         for (old, new) in pairs {
@@ -194,6 +201,10 @@ impl Secrets for SqliteStore {
             .execute(&mut *work.tx)
             .await?;
             replaced += done.rows_affected();
+        }
+        if let Some((_, first)) = pairs.first().filter(|_| replaced > 0) {
+            let deed = || Deed::secrets_rotated(first.tenant_id, replaced, &first.key.id);
+            note(&mut work, &notes.changed(0, deed)).await?;
         }
         work.commit().await?;
         Ok(replaced)

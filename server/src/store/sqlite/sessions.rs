@@ -10,9 +10,11 @@ use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use uuid::Uuid;
 
+use super::audit::note;
 use super::leases::{held, lease_expired};
 use super::rows::{self, after, before, micros, to_json};
 use super::{SqliteStore, Work, executions};
+use crate::audit::Deed;
 use crate::execution::{Event, Execution, State};
 use crate::store::text::{jsonb, plain};
 use crate::store::{Held, Holding, NewSession, Page, Reaped, Renewed, Result, Resumed, Session, Sessions};
@@ -137,17 +139,22 @@ impl Sessions for SqliteStore {
     }
 
     async fn drain_session(&self, tenant: Option<Uuid>, id: Uuid) -> Result<bool> {
+        let notes = self.notes();
         let mut work = self.write().await?;
-        let done = sqlx::query(
-            "update agent_sessions set draining = 1 where id = ?1 and expires_at > ?2 and (?3 is null or tenant_id = ?3)",
+        let drained: Option<(Option<Uuid>, String)> = sqlx::query_as(
+            "update agent_sessions set draining = 1 where id = ?1 and expires_at > ?2 and (?3 is null or tenant_id = ?3) \
+             returning tenant_id, name",
         )
         .bind(id)
         .bind(micros(work.now))
         .bind(tenant)
-        .execute(&mut *work.tx)
+        .fetch_optional(&mut *work.tx)
         .await?;
+        if let Some((of, name)) = &drained {
+            note(&mut work, &notes.changed(0, || Deed::drained(*of, id, name))).await?;
+        }
         work.commit().await?;
-        Ok(done.rows_affected() > 0)
+        Ok(drained.is_some())
     }
 
     async fn held(&self, session: Uuid) -> Result<Vec<Held>> {

@@ -6,8 +6,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 use uuid::Uuid;
 
+use super::audit::note;
 use super::rows::{instant, json, maybe_instant, micros, to_json};
 use super::{SqliteStore, Work};
+use crate::audit::Deed;
 use crate::error::Error;
 use crate::store::text::plain;
 use crate::store::{ChangeTenant, Page, Result, SetAside, StoreError, Tenants};
@@ -19,6 +21,7 @@ const HOUR: i64 = 3_600_000_000;
 #[async_trait]
 impl Tenants for SqliteStore {
     async fn create_tenant(&self, tenant: &Tenant) -> Result<Tenant> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         if by_id(&mut work.tx, tenant.id).await?.is_some() {
             return Err(StoreError::Refused(Box::new(Error::tenant_exists(tenant.id))));
@@ -26,6 +29,7 @@ impl Tenants for SqliteStore {
         let now = Some(work.now);
         let made = Tenant { version: 1, created_at: now, updated_at: now, ..tenant.clone() };
         write(&mut work, &made).await?;
+        note(&mut work, &notes.changed(0, || Deed::tenant_created(&made))).await?;
         work.commit().await?;
         Ok(made)
     }
@@ -45,6 +49,7 @@ impl Tenants for SqliteStore {
     }
 
     async fn change_tenant(&self, id: Uuid, change: &ChangeTenant<'_>) -> Result<Tenant> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let before = by_id(&mut work.tx, id).await?.ok_or(StoreError::NotFound)?;
         let after = change(&before, work.now).map_err(|reason| StoreError::Refused(Box::new(reason)))?;
@@ -67,6 +72,7 @@ impl Tenants for SqliteStore {
                 .execute(&mut *work.tx)
                 .await?;
         }
+        note(&mut work, &notes.changed(0, || Deed::tenant_changed(&before, &after))).await?;
         work.commit().await?;
         Ok(after)
     }

@@ -7,7 +7,9 @@ use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 use uuid::Uuid;
 
 use super::SqliteStore;
+use super::audit::note;
 use super::rows::{after, before, instant, json, maybe_instant, micros, to_json};
+use crate::audit::Deed;
 use crate::error::Error;
 use crate::store::text::plain;
 use crate::store::{
@@ -20,6 +22,7 @@ const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
 #[async_trait]
 impl Users for SqliteStore {
     async fn create_user(&self, user: &User) -> Result<()> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let made = sqlx::query(
             "insert into users (id, tenant_id, name, display_name, password_hash, roles, created_by, created_at, updated_at) \
@@ -38,6 +41,7 @@ impl Users for SqliteStore {
         if made.rows_affected() == 0 {
             return Err(StoreError::Refused(Box::new(Error::user_name_taken(&user.name))));
         }
+        note(&mut work, &notes.changed(0, || Deed::user_created(user))).await?;
         work.commit().await
     }
 
@@ -72,7 +76,14 @@ impl Users for SqliteStore {
     }
 
     async fn change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User> {
+        let notes = self.notes();
         let mut work = self.write().await?;
+        let before = sqlx::query("select * from users where tenant_id = ? and id = ?")
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(&mut *work.tx)
+            .await?;
+        let before = before.as_ref().map(user).ok_or(StoreError::NotFound)??;
         let roles = change.roles.as_ref().map(|roles| to_json(TABLE, roles)).transpose()?;
         let row = sqlx::query(
             "update users set display_name = coalesce(?3, display_name), roles = coalesce(?4, roles), \
@@ -103,22 +114,24 @@ impl Users for SqliteStore {
                 .execute(&mut *work.tx)
                 .await?;
         }
+        let deed = || Deed::user_changed(&before, &changed, change.password_hash.is_some());
+        note(&mut work, &notes.changed(0, deed)).await?;
         work.commit().await?;
         Ok(changed)
     }
 
     async fn begin_user_session(&self, new: &NewUserSession) -> Result<bool> {
+        let notes = self.notes();
         let mut work = self.write().await?;
-        let may =
-            sqlx::query("update users set last_login_at = ? where tenant_id = ? and id = ? and disabled_at is null")
-                .bind(micros(work.now))
-                .bind(new.tenant_id)
-                .bind(new.user_id)
-                .execute(&mut *work.tx)
-                .await?;
-        if may.rows_affected() == 0 {
-            return Ok(false);
-        }
+        let name: Option<String> = sqlx::query_scalar(
+            "update users set last_login_at = ? where tenant_id = ? and id = ? and disabled_at is null returning name",
+        )
+        .bind(micros(work.now))
+        .bind(new.tenant_id)
+        .bind(new.user_id)
+        .fetch_optional(&mut *work.tx)
+        .await?;
+        let Some(name) = name else { return Ok(false) };
         sqlx::query(
             "insert into user_sessions (id, tenant_id, user_id, address, created_at, expires_at) values (?, ?, ?, ?, ?, ?)",
         )
@@ -131,6 +144,7 @@ impl Users for SqliteStore {
         .execute(&mut *work.tx)
         .await?;
         add_token(&mut work.tx, &new.refresh_hash, new.id, new.tenant_id, work.now).await?;
+        note(&mut work, &notes.signed_in(new, &name)).await?;
         work.commit().await?;
         Ok(true)
     }
@@ -140,9 +154,11 @@ impl Users for SqliteStore {
     }
 
     async fn rotate_refresh_token(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
+        let notes = self.notes();
         let mut work = self.write().await?;
         let shown = sqlx::query(
-            "select r.session_id, r.used_at, s.tenant_id, s.user_id from refresh_tokens r \
+            "select r.session_id, r.used_at, s.tenant_id, s.user_id, s.ended_at is null as living, \
+             coalesce((select u.name from users u where u.id = s.user_id), '') as name from refresh_tokens r \
              join user_sessions s on s.id = r.session_id where r.hash = ?",
         )
         .bind(hash.as_slice())
@@ -157,6 +173,10 @@ impl Users for SqliteStore {
                 .bind(id)
                 .execute(&mut *work.tx)
                 .await?;
+            if shown.try_get("living")? {
+                let (tenant, name) = (shown.try_get("tenant_id")?, shown.try_get("name")?);
+                note(&mut work, &[notes.session_ended(tenant, id, (user, name), true)]).await?;
+            }
             work.commit().await?;
             return Ok(Rotation::Reused { session: id, user });
         }
@@ -172,18 +192,31 @@ impl Users for SqliteStore {
     }
 
     async fn end_user_session(&self, hash: &[u8; 32]) -> Result<Option<Uuid>> {
+        let notes = self.notes();
         let mut work = self.write().await?;
-        let ended = sqlx::query_scalar(
-            "update user_sessions set ended_at = coalesce(ended_at, ?1), end_reason = coalesce(end_reason, ?2) \
-             where id = (select session_id from refresh_tokens where hash = ?3) returning id",
+        let found = sqlx::query(
+            "select s.id, s.tenant_id, s.user_id, s.ended_at is null as living, \
+             coalesce((select u.name from users u where u.id = s.user_id), '') as name \
+             from refresh_tokens r join user_sessions s on s.id = r.session_id where r.hash = ?",
         )
-        .bind(micros(work.now))
-        .bind(SessionEnd::Logout.as_str())
         .bind(hash.as_slice())
         .fetch_optional(&mut *work.tx)
         .await?;
+        let Some(found) = found else { return Ok(None) };
+        let id: Uuid = found.try_get("id")?;
+        if found.try_get("living")? {
+            sqlx::query("update user_sessions set ended_at = ?, end_reason = ? where id = ?")
+                .bind(micros(work.now))
+                .bind(SessionEnd::Logout.as_str())
+                .bind(id)
+                .execute(&mut *work.tx)
+                .await?;
+            let (tenant, user) = (found.try_get("tenant_id")?, found.try_get("user_id")?);
+            let entry = notes.session_ended(tenant, id, (user, found.try_get("name")?), false);
+            note(&mut work, &[entry]).await?;
+        }
         work.commit().await?;
-        Ok(ended)
+        Ok(Some(id))
     }
 
     async fn forget_user_sessions(&self) -> Result<u64> {

@@ -1,5 +1,6 @@
 //! From schedules to executions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, SubsecRound, Utc};
@@ -7,6 +8,7 @@ use orrery_proto::v1::TriggerType;
 use uuid::Uuid;
 
 use super::{Grant, Idempotency};
+use crate::audit::Author;
 use crate::execution::{Execution, State};
 use crate::job::{Job, Timeouts};
 
@@ -160,6 +162,8 @@ pub struct Trigger {
     pub job: Uuid,
     pub kind: TriggerType,
     pub by: Uuid,
+    /// For the audit log; nothing is written there without one.
+    pub author: Option<Arc<Author>>,
     /// JSON text.
     pub parameters: Option<String>,
     /// Now, where absent or past.

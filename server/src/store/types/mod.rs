@@ -1,6 +1,7 @@
 //! What goes in and out of a store, beside jobs and executions; by the nouns of its traits.
 
 mod agents;
+mod audit;
 mod dead_letters;
 mod fires;
 mod identity;
@@ -13,6 +14,8 @@ mod sessions;
 mod upkeep;
 
 pub use agents::*;
+pub(in crate::store) use audit::Notes;
+pub use audit::{AuditEntry, AuditFilter, AuditRow, DropAudit, Sealed};
 pub use dead_letters::*;
 pub use fires::*;
 pub use identity::*;

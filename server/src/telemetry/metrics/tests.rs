@@ -81,6 +81,8 @@ fn every_documented_name_is_shown_once() {
         names::CPU_USAGE,
         names::ACTIVE_CONNECTIONS,
         names::AGENTS,
+        names::AUDIT_UNSEALED,
+        names::AUDIT_DROPPED,
     ];
     for name in counters {
         assert_eq!(lines(&text, name).len(), 1, "{name} in\n{text}");
@@ -90,7 +92,7 @@ fn every_documented_name_is_shown_once() {
         assert_eq!(text.matches(&format!("# TYPE {name} histogram\n")).count(), 1, "{name}");
     }
     let families = text.matches("# TYPE ").count();
-    assert_eq!(families, 30);
+    assert_eq!(families, 33);
 }
 
 #[test]
