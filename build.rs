@@ -35,6 +35,7 @@ const FILES: &[&str] = &[
     "orrery/v1/key.proto",
     "orrery/v1/user.proto",
     "orrery/v1/tenant.proto",
+    "orrery/v1/role.proto",
 ];
 /// Messages that hold a secret. Their `Debug` is written by hand in `proto/secrets.rs`, without it.
 const SECRET: &[&str] = &[

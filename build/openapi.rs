@@ -17,7 +17,7 @@ const SIGNING_IN: [&str; 3] = ["/api/v1/auth/login", "/api/v1/auth/refresh", "/a
 /// Calls that take an `Idempotency-Key`.
 const REPEATABLE: [&str; 5] = ["CreateJob", "BatchCreateJobs", "TriggerJob", "BatchTriggerJobs", "RetryExecution"];
 /// Requests of which nothing can be left out, with the fields that must be there.
-const REQUIRED: [(&str, &[&str]); 12] = [
+const REQUIRED: [(&str, &[&str]); 15] = [
     ("CreateJobRequest", &["name", "jobType", "config"]),
     ("UpdateJobRequest", &["name", "jobType", "config"]),
     ("BatchCreateJobsRequest", &["jobs"]),
@@ -28,6 +28,9 @@ const REQUIRED: [(&str, &[&str]); 12] = [
     ("ChangePasswordRequest", &["currentPassword", "newPassword"]),
     ("CreateKeyRequest", &["name", "permissions"]),
     ("CreateUserRequest", &["name", "password"]),
+    ("CreateRoleRequest", &["name", "permissions"]),
+    ("UpdateRoleRequest", &["permissions"]),
+    ("CreateRoleBindingRequest", &["role", "principalKind", "principalId"]),
     ("ResetPasswordRequest", &["password"]),
     ("Error", &["error", "timestamp", "path"]),
 ];

@@ -139,6 +139,9 @@ pub struct Identity {
     /// A service that is asked whose tokens are whose, instead of checking them here.
     #[arg(long, env = "AUTH_SERVICE_URL")]
     pub auth_service_url: Option<String>,
+    /// A service that is asked what people may do, instead of the roles that are stored here.
+    #[arg(long, env = "RBAC_SERVICE_URL")]
+    pub rbac_service_url: Option<String>,
     #[command(flatten)]
     pub internal: Internal,
     /// How long an access token of somebody who signed in is good, in minutes.
@@ -187,6 +190,7 @@ impl Default for Identity {
             jwt_leeway_seconds: LEEWAY,
             jwt_without_nbf: false,
             auth_service_url: None,
+            rbac_service_url: None,
             internal: Internal::default(),
             access_token_minutes: ACCESS_MINUTES,
             session_days: SESSION_DAYS,
@@ -205,6 +209,7 @@ impl std::fmt::Debug for Identity {
             .field("jwt_issuer", &self.jwt_issuer)
             .field("jwt_audience", &self.jwt_audience)
             .field("auth_service_url", &self.auth_service_url.is_some())
+            .field("rbac_service_url", &self.rbac_service_url.is_some())
             .field("internal", &self.internal)
             .field("server_secret", &self.server_secret)
             .finish_non_exhaustive()

@@ -123,6 +123,12 @@ impl Error {
         Self::new(Kind::Denied, "TENANT_SUSPENDED", message)
     }
 
+    /// Another role of the tenant has this name.
+    pub fn role_name_taken(name: &str) -> Self {
+        let message = format!("name: another role of this tenant is called {name}; choose another name");
+        Self::new(Kind::Exists, "ROLE_NAME_TAKEN", message)
+    }
+
     /// A dead letter that has been released is not discarded.
     pub fn dead_letter_released(execution: impl std::fmt::Display, run: impl std::fmt::Display) -> Self {
         let message = format!("the dead letter of execution {execution} was released as execution {run}");

@@ -3,6 +3,7 @@
 mod calls;
 mod wait;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
@@ -14,6 +15,7 @@ use orrery_proto::v1::enrolment_service_client::EnrolmentServiceClient;
 use orrery_proto::v1::execution_service_client::ExecutionServiceClient;
 use orrery_proto::v1::job_service_client::JobServiceClient;
 use orrery_proto::v1::key_service_client::KeyServiceClient;
+use orrery_proto::v1::role_service_client::RoleServiceClient;
 use orrery_proto::v1::scheduler_service_client::SchedulerServiceClient;
 use orrery_proto::v1::secret_service_client::SecretServiceClient;
 use orrery_proto::v1::tenant_service_client::TenantServiceClient;
@@ -54,20 +56,27 @@ impl Default for ClientOptions {
 /// A client. Cheap to clone; all clones share one connection, which is made at the first call and made again when it is lost.
 #[derive(Clone, Debug)]
 pub struct Client {
-    // Those that are seldom called stand apart, so that a client, which every future of its calls holds, stays small.
+    /// Behind a pointer, so that a client, and every future that holds one, stays small however many services there are.
+    services: Arc<Services>,
+    timeout: Duration,
+}
+
+/// A generated client of each service.
+#[derive(Debug)]
+struct Services {
     jobs: JobServiceClient<Authorized>,
     executions: ExecutionServiceClient<Authorized>,
     dead_letters: DeadLetterServiceClient<Authorized>,
-    enrolments: Box<EnrolmentServiceClient<Authorized>>,
-    agents: Box<AgentServiceClient<Authorized>>,
+    enrolments: EnrolmentServiceClient<Authorized>,
+    agents: AgentServiceClient<Authorized>,
     scheduler: SchedulerServiceClient<Authorized>,
     auth: AuthServiceClient<Authorized>,
     keys: KeyServiceClient<Authorized>,
     users: UserServiceClient<Authorized>,
-    tenants: Box<TenantServiceClient<Authorized>>,
-    secrets: Box<SecretServiceClient<Authorized>>,
-    audit: Box<AuditServiceClient<Authorized>>,
-    timeout: Duration,
+    tenants: TenantServiceClient<Authorized>,
+    roles: RoleServiceClient<Authorized>,
+    secrets: SecretServiceClient<Authorized>,
+    audit: AuditServiceClient<Authorized>,
 }
 
 /// The messages of a streaming call.
@@ -110,41 +119,42 @@ impl Client {
     pub fn over(channel: Channel, api_key: Option<&str>, timeout: Duration) -> Result<Self, Error> {
         let credential = Credential::new(api_key)?;
         let authorized = Authorized::new(channel, credential);
-        Ok(Self {
+        let services = Services {
             jobs: JobServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             executions: ExecutionServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             dead_letters: DeadLetterServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
-            secrets: Box::new(SecretServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
+            secrets: SecretServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             scheduler: SchedulerServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
-            enrolments: Box::new(EnrolmentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
-            agents: Box::new(AgentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
-            audit: Box::new(AuditServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER)),
+            enrolments: EnrolmentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            agents: AgentServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            audit: AuditServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
             auth: AuthServiceClient::new(authorized.clone()),
             keys: KeyServiceClient::new(authorized.clone()),
             users: UserServiceClient::new(authorized.clone()),
-            tenants: Box::new(TenantServiceClient::new(authorized).max_decoding_message_size(MAX_ANSWER)),
-            timeout,
-        })
+            tenants: TenantServiceClient::new(authorized.clone()).max_decoding_message_size(MAX_ANSWER),
+            roles: RoleServiceClient::new(authorized),
+        };
+        Ok(Self { services: Arc::new(services), timeout })
     }
 
     /// The generated client of jobs, for what this one does not offer.
     pub fn raw_jobs(&self) -> JobServiceClient<Authorized> {
-        self.jobs.clone()
+        self.services.jobs.clone()
     }
 
     /// The generated client of executions.
     pub fn raw_executions(&self) -> ExecutionServiceClient<Authorized> {
-        self.executions.clone()
+        self.services.executions.clone()
     }
 
     /// The generated client of dead letters.
     pub fn raw_dead_letters(&self) -> DeadLetterServiceClient<Authorized> {
-        self.dead_letters.clone()
+        self.services.dead_letters.clone()
     }
 
     /// The generated client of the scheduler's state.
     pub fn raw_scheduler(&self) -> SchedulerServiceClient<Authorized> {
-        self.scheduler.clone()
+        self.services.scheduler.clone()
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

@@ -213,6 +213,7 @@ mod tests {
             name,
             roles: Vec::new(),
             permissions: Permissions::All,
+            tagged: Vec::new(),
         }
     }
 

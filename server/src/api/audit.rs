@@ -229,6 +229,7 @@ mod tests {
             name: String::new(),
             roles: Vec::new(),
             permissions: auth::Permissions::All,
+            tagged: Vec::new(),
         };
         let (own, other) = (Uuid::from_u128(7), Uuid::from_u128(8));
         let asked = |of: Option<Uuid>, named: &str| tenant(&caller(of), named).map_err(|error| error.code);

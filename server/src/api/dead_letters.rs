@@ -12,7 +12,7 @@ use super::executions::note;
 use super::job_calls::asking;
 use super::page_token::{self, Listing, Scope, page};
 use super::{Api, convert, request, triggers};
-use crate::auth;
+use crate::auth::{self, Caller};
 use crate::error::Error;
 use crate::job::Job;
 use crate::store::{self, DeadLetterFilter, Discard, StoreError, Wake};
@@ -23,14 +23,19 @@ impl DeadLetterService for Api {
         &self,
         request: Request<ListDeadLettersRequest>,
     ) -> Result<Response<ListDeadLettersResponse>, Status> {
-        let tenant = auth::caller()?.tenant();
+        let caller = auth::caller()?;
+        let tenant = caller.tenant();
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
         let state = message.state.filter(|state| *state != 0).map(DeadLetterState::try_from).transpose();
         let state = state.map_err(|_| Error::field("INVALID_ARGUMENT", "state", "is not one of its values"))?;
-        let filter = DeadLetterFilter { job: request::id_if_any("jobId", &message.job_id)?, state };
+        let mut filter = DeadLetterFilter { job: request::id_if_any("jobId", &message.job_id)?, jobs: None, state };
         let scope = Scope::new(Listing::DeadLetters, &[&tenant.to_string(), &format!("{filter:?}")]);
         let page = page(&scope, &message.page_token, size)?;
+        match filter.job {
+            Some(job) => self.may_touch(&caller, &[job], "executions:read", Error::job_not_found).await?,
+            None => filter.jobs = self.jobs_in_reach(&caller).await?,
+        }
         let mut found = self.store.dead_letters(tenant, &filter, &page).await.map_err(Error::from)?;
         let next_page_token = page_token::cut(&mut found, size, |letter| scope.token(letter.id.as_bytes()));
         let dead_letters = found.into_iter().map(convert::dead_letter).collect();
@@ -38,9 +43,9 @@ impl DeadLetterService for Api {
     }
 
     async fn get_dead_letter(&self, request: Request<GetDeadLetterRequest>) -> Result<Response<DeadLetter>, Status> {
-        let tenant = auth::caller()?.tenant();
+        let caller = auth::caller()?;
         let execution = request::id("executionId", &request.into_inner().execution_id)?;
-        Ok(Response::new(convert::dead_letter(self.find_dead_letter(tenant, execution).await?)))
+        Ok(Response::new(convert::dead_letter(self.find_dead_letter(&caller, execution).await?)))
     }
 
     async fn discard_dead_letter(
@@ -51,6 +56,9 @@ impl DeadLetterService for Api {
         let message = request.into_inner();
         let execution = request::id("executionId", &message.execution_id)?;
         let note = note(message.reason)?;
+        if principal.tags().is_some() {
+            self.find_dead_letter(&principal, execution).await?;
+        }
         let discard = Discard { tenant: principal.tenant(), execution, by: principal.subject, note };
         let letter = self.store.discard_dead_letter(&discard).await.map_err(of_letter(execution))?;
         Ok(Response::new(convert::dead_letter(letter)))
@@ -63,7 +71,7 @@ impl DeadLetterService for Api {
         let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         let id = request::id("executionId", &message.execution_id)?;
-        self.find_dead_letter(principal.tenant(), id).await?;
+        self.find_dead_letter(&principal, id).await?;
         // Its history is kept as long as it is.
         let execution = self.store.execution(principal.tenant(), id).await.map_err(Error::from)?;
         let execution = execution.ok_or_else(|| Error::dead_letter_not_found(id))?;
@@ -88,8 +96,12 @@ impl DeadLetterService for Api {
 }
 
 impl Api {
-    async fn find_dead_letter(&self, tenant: Uuid, execution: Uuid) -> Result<store::DeadLetter, Error> {
-        self.store.dead_letter(tenant, execution).await?.ok_or_else(|| Error::dead_letter_not_found(execution))
+    /// A dead letter of the caller's tenant, of a job within its reach.
+    async fn find_dead_letter(&self, caller: &Caller, execution: Uuid) -> Result<store::DeadLetter, Error> {
+        let not_found = || Error::dead_letter_not_found(execution);
+        let found = self.store.dead_letter(caller.tenant(), execution).await?.ok_or_else(not_found)?;
+        self.may_touch_of(caller, found.job_id, not_found()).await?;
+        Ok(found)
     }
 }
 

@@ -17,9 +17,9 @@ use uuid::Uuid;
 use super::job_calls::asking;
 use super::page_token::{self, Listing, Scope, page};
 use super::watch::{self, Watched};
-use super::{Api, convert, explain, request, triggers};
+use super::{Api, convert, explain, reach, request, triggers};
 use crate::admission::Gate;
-use crate::auth::{self, Principal};
+use crate::auth::{self, Caller, Principal};
 use crate::error::{Error, Kind};
 use crate::execution::{self, Event, Rejected};
 use crate::store::{Change, ExecutionFilter, Wake};
@@ -38,11 +38,12 @@ impl ExecutionService for Api {
         let principal = auth::caller()?;
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
-        let filter = filter(&message)?;
+        let mut filter = filter(&message)?;
         let scope = Scope::new(Listing::Executions, &[&principal.tenant().to_string(), &format!("{filter:?}")]);
         let page = page(&scope, &message.page_token, size)?;
-        if let Some(job) = filter.job {
-            self.job_or_its_history(&principal, job, &filter).await?;
+        match filter.job {
+            Some(job) => self.job_or_its_history(&principal, job, &filter).await?,
+            None => filter.jobs = self.jobs_in_reach(&principal).await?,
         }
         let mut found = self.store.executions(principal.tenant(), &filter, &page).await.map_err(Error::from)?;
         let next_page_token = page_token::cut(&mut found, size, |e| scope.token(e.id.as_bytes()));
@@ -69,8 +70,12 @@ impl ExecutionService for Api {
         };
         let from = request::instant("INVALID_DATE_RANGE", "from", message.from)?.unwrap_or(to - Duration::hours(24));
         in_order(from, to)?;
-        if let Some(job) = job {
-            self.job_or_its_history(&principal, job, &ExecutionFilter { job: Some(job), ..Default::default() }).await?;
+        match job {
+            Some(job) => {
+                let of = ExecutionFilter { job: Some(job), ..Default::default() };
+                self.job_or_its_history(&principal, job, &of).await?;
+            }
+            None => reach::whole_tenant(&principal)?,
         }
         let stats = match job {
             Some(_) => self.store.stats(principal.tenant(), job, from, to).await,
@@ -85,6 +90,9 @@ impl ExecutionService for Api {
         let message = request.into_inner();
         let id = request::id("id", &message.id)?;
         let reason = reason(message.reason, &principal)?;
+        if principal.tags().is_some() {
+            self.find_execution(&principal, id).await?;
+        }
         let event = Event::CancelRequested { reason };
         let change = Change { execution: id, tenant: Some(principal.tenant()), event, known: None };
         let answers = self.store.apply(vec![change]).await.map_err(Error::from)?;
@@ -135,6 +143,7 @@ impl ExecutionService for Api {
         let id = request::id("id", &request.into_inner().id)?;
         let watched = Watched::subscribe(self, principal.tenant(), id);
         let first = watched.read().await?;
+        self.may_touch_of(&principal, first.job_id, Error::execution_not_found(id)).await?;
         Ok(Response::new(Box::pin(watch::executions(watched, first))))
     }
 
@@ -166,25 +175,24 @@ impl ExecutionService for Api {
         let message = request.into_inner();
         let id = request::id("id", &message.id)?;
         let watched = Watched::subscribe(self, principal.tenant(), id);
-        watched.read().await?;
+        let execution = watched.read().await?;
+        self.may_touch_of(&principal, execution.job_id, Error::execution_not_found(id)).await?;
         Ok(Response::new(Box::pin(watch::logs(watched, message.after))))
     }
 }
 
 impl Api {
-    /// An execution of the caller's tenant.
-    async fn find_execution(&self, principal: &Principal, id: Uuid) -> Result<execution::Execution, Error> {
-        self.store.execution(principal.tenant(), id).await?.ok_or_else(|| Error::execution_not_found(id))
+    /// An execution of the caller's tenant, of a job within its reach.
+    async fn find_execution(&self, caller: &Caller, id: Uuid) -> Result<execution::Execution, Error> {
+        let found = self.store.execution(caller.tenant(), id).await?.ok_or_else(|| Error::execution_not_found(id))?;
+        self.may_touch_of(caller, found.job_id, Error::execution_not_found(id)).await?;
+        Ok(found)
     }
 
     /// A job, or a deleted one that has left history: anything else is not found, rather than an empty list.
-    async fn job_or_its_history(
-        &self,
-        principal: &Principal,
-        job: Uuid,
-        filter: &ExecutionFilter,
-    ) -> Result<(), Error> {
+    async fn job_or_its_history(&self, principal: &Caller, job: Uuid, filter: &ExecutionFilter) -> Result<(), Error> {
         let tenant = principal.tenant();
+        self.may_touch(principal, &[job], "executions:read", Error::job_not_found).await?;
         if self.caches.job(tenant, job).await?.is_some() {
             return Ok(());
         }
@@ -207,6 +215,7 @@ fn filter(message: &ListExecutionsRequest) -> Result<ExecutionFilter, Error> {
         in_order(from, to)?;
     }
     Ok(ExecutionFilter {
+        jobs: None,
         job: request::id_if_any("jobId", &message.job_id)?,
         status: status.transpose().map_err(|_| unknown("status"))?,
         trigger: trigger.transpose().map_err(|_| unknown("triggerType"))?,

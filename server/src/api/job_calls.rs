@@ -16,7 +16,7 @@ use super::job_secrets::{unmask_any, without_values};
 use super::triggers::Asking;
 use super::{Api, convert, definition, of_job, request, timing};
 use crate::audit::Author;
-use crate::auth::Principal;
+use crate::auth::{Caller, Principal};
 use crate::cache::JobConfig;
 use crate::error::{Error, FieldProblem, Kind};
 use crate::execution::manual_id;
@@ -29,26 +29,31 @@ const UNCHANGED: &str = "UNCHANGED";
 const SHOWN_FIRES: usize = 5;
 
 impl Api {
-    /// The definition of a job of the caller's tenant, for what does not depend on how far it has come.
-    pub(super) async fn job_config(&self, principal: &Principal, id: Uuid) -> Result<JobConfig, Error> {
-        self.caches.job(principal.tenant(), id).await?.ok_or_else(|| Error::job_not_found(id))
+    /// The definition of a job of the caller's tenant, within its reach, for what does not depend on how far it has come.
+    pub(super) async fn job_config(&self, caller: &Caller, id: Uuid) -> Result<JobConfig, Error> {
+        let job = self.caches.job(caller.tenant(), id).await?.ok_or_else(|| Error::job_not_found(id))?;
+        caller.may_touch(&job.spec.tags, "jobs:read", || Error::job_not_found(id))?;
+        Ok(job)
     }
 
-    /// A job of the caller's tenant.
-    pub(super) async fn find_job(&self, principal: &Principal, id: Uuid) -> Result<Job, Error> {
-        self.store.job(principal.tenant(), id).await?.ok_or_else(|| Error::job_not_found(id))
+    /// A job of the caller's tenant, within its reach.
+    pub(super) async fn find_job(&self, caller: &Caller, id: Uuid) -> Result<Job, Error> {
+        let job = self.store.job(caller.tenant(), id).await?.ok_or_else(|| Error::job_not_found(id))?;
+        caller.may_touch(&job.spec.tags, "jobs:read", || Error::job_not_found(id))?;
+        Ok(job)
     }
 
-    /// Changes a job as `decide` says, and tells those whom it concerns.
+    /// Changes a job within the caller's reach as `decide` says, and tells those whom it concerns.
     pub(super) async fn change(
         &self,
-        principal: &Principal,
+        principal: &Caller,
         id: Uuid,
         decide: impl Fn(&Job, DateTime<Utc>) -> Decision + Send + Sync,
     ) -> Result<Job, Error> {
         // Days into whose past the change writes an omission.
         let past = Mutex::new(None);
         let decided = |job: &Job, now: DateTime<Utc>| {
+            principal.may_touch(&job.spec.tags, "jobs:read", || Error::job_not_found(id))?;
             let change = decide(job, now)?.ok_or_else(|| Error::new(Kind::Internal, UNCHANGED, "nothing to change"))?;
             *past.lock().unwrap_or_else(PoisonError::into_inner) = change.omission.as_ref().map(|o| (o.from, o.to));
             Ok(change)
@@ -243,6 +248,7 @@ pub(super) fn job_filter(message: &ListJobsRequest) -> Result<JobFilter, Error> 
         status: status.transpose().map_err(|_| unknown("status"))?,
         job_type: job_type.transpose().map_err(|_| unknown("jobType"))?,
         tag: text("tag", &message.tag)?,
+        any_tag: None,
         name: text("name", &message.name)?,
     })
 }

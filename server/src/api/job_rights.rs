@@ -7,9 +7,9 @@ use crate::auth::Principal;
 use crate::error::{Error, FieldProblem, Kind};
 use crate::job::JobSpec;
 
-/// What of a definition its caller may not have run: a text for a shell takes `shell:run`.
+/// What of a definition its caller may not have run: a text for a shell takes `shell:run`, for a tag of the job or for the whole tenant.
 pub(super) fn problem(principal: &Principal, spec: &JobSpec, prefix: &str) -> Option<FieldProblem> {
-    if principal.needs("shell:run").is_ok() {
+    if principal.may_of("shell:run", &spec.tags) {
         return None;
     }
     let (field, message) = config::shell_problem(spec.job_type.as_json_str(), &spec.config)?;

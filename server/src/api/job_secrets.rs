@@ -9,7 +9,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{Api, job_bounds, job_rights};
-use crate::auth::{self, Principal};
+use crate::auth::{self, Caller, Principal};
 use crate::error::{Error, FieldProblem};
 use crate::job::JobSpec;
 use crate::secret::sensitive;
@@ -78,7 +78,7 @@ impl Api {
     /// Puts what is stored in the places of masks, where a job that was read is sent back. Answers with the names of what was put back.
     pub(super) async fn unmask(
         &self,
-        principal: &Principal,
+        principal: &Caller,
         id: Uuid,
         request: &mut CreateJobRequest,
     ) -> Result<BTreeSet<String>, Error> {

@@ -1,5 +1,7 @@
 //! The calls that define, change and fire jobs.
 
+use std::collections::BTreeSet;
+
 use orrery_proto::v1::job_service_server::JobService;
 use orrery_proto::v1::{
     BatchCreateJobsRequest, BatchCreateJobsResponse, BatchTriggerJobsRequest, BatchTriggerJobsResponse,
@@ -9,6 +11,7 @@ use orrery_proto::v1::{
     ValidateJobRequest, ValidateJobResponse,
 };
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::job_calls::{asking, bounded, field_error, job_filter, new_job, new_jobs, of_batch, validate};
 use super::page_token::{self, Listing, Scope, page};
@@ -17,6 +20,7 @@ use super::{
 };
 use crate::auth;
 use crate::error::Error;
+use crate::store::JobFilter;
 
 /// The most jobs and triggers of one call.
 const MAX_CREATED: usize = 1000;
@@ -30,6 +34,7 @@ impl JobService for Api {
         let key = request::header_key(&metadata)?;
         let now = self.store.now().await.map_err(Error::from)?;
         let mut asked = new_job(&message, "", &key, &principal, now)?;
+        principal.may_define(&asked.new.job.spec.tags, "")?;
         self.secure(&principal, vec![(String::new(), &mut asked.new.job.spec)]).await?;
         let made = self.create(vec![asked]).await.map_err(of_one)?;
         let job = made.first().ok_or_else(|| Status::internal("no job was made"))?;
@@ -46,6 +51,9 @@ impl JobService for Api {
         let key = request::header_key(&metadata)?;
         let now = self.store.now().await.map_err(Error::from)?;
         let mut jobs = new_jobs(&message.jobs, &key, &principal, now)?;
+        for (index, asked) in jobs.iter().enumerate() {
+            principal.may_define(&asked.new.job.spec.tags, &format!("jobs[{index}]."))?;
+        }
         let defined = jobs.iter_mut().enumerate();
         let defined = defined.map(|(index, asked)| (format!("jobs[{index}]."), &mut asked.new.job.spec));
         self.secure(&principal, defined.collect()).await?;
@@ -60,7 +68,7 @@ impl JobService for Api {
         let principal = auth::caller()?;
         let message = request.into_inner();
         let size = page_token::page_size(message.page_size, 50, 1000)?;
-        let filter = job_filter(&message)?;
+        let filter = JobFilter { any_tag: principal.tags().map(<[String]>::to_vec), ..job_filter(&message)? };
         let scope = Scope::new(
             Listing::Jobs,
             &[
@@ -93,6 +101,8 @@ impl JobService for Api {
         let mut definition = definition::of_update(message);
         let kept = self.unmask(&principal, id, &mut definition).await?;
         let mut spec = definition::read_keeping(&definition, "", &kept).map_err(Error::fields)?;
+        // Whether it may change the job as it is, the change itself asks.
+        principal.may_define(&spec.tags, "")?;
         self.secure(&principal, vec![(String::new(), &mut spec)]).await?;
         let job = self.change(&principal, id, |job, now| job_changes::replace(job, &spec, expected, now)).await?;
         Ok(self.answer(&job))
@@ -132,6 +142,7 @@ impl JobService for Api {
         let principal = auth::caller()?;
         let (metadata, _, message) = request.into_parts();
         let trigger = triggers::read(message, &asking(&principal, &metadata)?)?;
+        self.may_touch(&principal, &[trigger.job], "jobs:read", Error::job_not_found).await?;
         Ok(Response::new(convert::execution(&self.trigger_one(trigger).await?)))
     }
 
@@ -143,7 +154,10 @@ impl JobService for Api {
         let (metadata, _, message) = request.into_parts();
         bounded("triggers", message.triggers.len(), MAX_TRIGGERED)?;
         let common = asking(&principal, &metadata)?;
-        let made = self.trigger_all(triggers::read_all(message.triggers, &common)?).await.map_err(Error::from)?;
+        let triggers = triggers::read_all(message.triggers, &common)?;
+        let jobs: BTreeSet<Uuid> = triggers.iter().map(|trigger| trigger.job).collect();
+        self.may_touch(&principal, &Vec::from_iter(jobs), "jobs:read", Error::job_not_found).await?;
+        let made = self.trigger_all(triggers).await.map_err(Error::from)?;
         Ok(Response::new(BatchTriggerJobsResponse { executions: made.iter().map(convert::execution).collect() }))
     }
 

@@ -25,7 +25,7 @@ impl KeyService for Api {
         if !problems.is_empty() {
             return Err(Error::fields(problems).into());
         }
-        auth::may_give(&principal, &message.permissions)?;
+        auth::may_give(&principal, &message.permissions, "")?;
         let now = self.store.now().await.map_err(Error::from)?;
         let new = NewKey {
             tenant_id: Some(principal.tenant()),
@@ -75,16 +75,10 @@ fn problems(asked: &CreateKeyRequest) -> Vec<FieldProblem> {
     if asked.name.trim().is_empty() || asked.name.chars().count() > NAME {
         problem("INVALID_NAME", "name", format!("give 1 to {NAME} characters"));
     }
-    if asked.permissions.is_empty() {
-        let message = "name at least one, such as jobs:read; * is everything".to_owned();
-        problem("INVALID_PERMISSION", "permissions", message);
-    }
-    for (index, permission) in asked.permissions.iter().enumerate() {
-        if permission != "*" && !PERMISSIONS.contains(&permission.as_str()) {
-            let message = format!("is unknown; there are {}, and * for all", PERMISSIONS.join(", "));
-            problem("INVALID_PERMISSION", &format!("permissions[{index}]"), message);
-        }
-    }
+    problems.extend(permission_problems(&asked.permissions));
+    let mut problem = |code, field: &str, message: String| {
+        problems.push(FieldProblem { field: field.to_owned(), code, message });
+    };
     if asked.expires_in_days.is_some_and(|days| !(1..=36_500).contains(&days)) {
         problem(
             "INVALID_ARGUMENT",
@@ -93,6 +87,21 @@ fn problems(asked: &CreateKeyRequest) -> Vec<FieldProblem> {
         );
     }
     problems
+}
+
+/// What is wrong with permissions that are to be given.
+pub(super) fn permission_problems(permissions: &[String]) -> Vec<FieldProblem> {
+    const CODE: &str = "INVALID_PERMISSION";
+    if permissions.is_empty() {
+        let message = "name at least one, such as jobs:read; * is everything".to_owned();
+        return vec![FieldProblem { field: "permissions".to_owned(), code: CODE, message }];
+    }
+    let unknown =
+        permissions.iter().enumerate().filter(|(_, name)| *name != "*" && !PERMISSIONS.contains(&name.as_str()));
+    let message = format!("is unknown; there are {}, and * for all", PERMISSIONS.join(", "));
+    unknown
+        .map(|(index, _)| FieldProblem { field: format!("permissions[{index}]"), code: CODE, message: message.clone() })
+        .collect()
 }
 
 /// A key, without its hash.

@@ -18,7 +18,9 @@ mod jobs;
 mod json_text;
 mod keys;
 mod page_token;
+mod reach;
 mod request;
+mod roles;
 mod scheduler;
 mod secrets;
 mod sign_in;
@@ -40,6 +42,7 @@ use orrery_proto::v1::enrolment_service_server::EnrolmentServiceServer;
 use orrery_proto::v1::execution_service_server::ExecutionServiceServer;
 use orrery_proto::v1::job_service_server::JobServiceServer;
 use orrery_proto::v1::key_service_server::KeyServiceServer;
+use orrery_proto::v1::role_service_server::RoleServiceServer;
 use orrery_proto::v1::scheduler_service_server::SchedulerServiceServer;
 use orrery_proto::v1::secret_service_server::SecretServiceServer;
 use orrery_proto::v1::tenant_service_server::TenantServiceServer;
@@ -121,6 +124,7 @@ pub fn grpc_routes(api: Api) -> Result<Routes, tonic_reflection::server::Error> 
         .add_service(KeyServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(UserServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(TenantServiceServer::new(api.clone()).max_decoding_message_size(most))
+        .add_service(RoleServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(DeadLetterServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(EnrolmentServiceServer::new(api.clone()).max_decoding_message_size(most))
         .add_service(ExecutionServiceServer::new(api.clone()).max_decoding_message_size(most))

@@ -28,6 +28,8 @@ pub(crate) enum Listing {
     Secrets = 20,
     Tenants = 40,
     Audit = 31,
+    Roles = 50,
+    RoleBindings = 51,
 }
 
 /// A listing with the filters it was asked with.

@@ -3,12 +3,12 @@
 use orrery_proto::v1::auth_service_server::AuthService;
 use orrery_proto::v1::{
     Caller, ChangePasswordRequest, GetCallerRequest, LoginRequest, LogoutRequest, LogoutResponse, RefreshRequest,
-    SignedIn,
+    SignedIn, TaggedPermissions,
 };
 use tonic::{Request, Response, Status};
 
 use super::{Api, convert, request};
-use crate::auth::{self, DEFAULT_TENANT, Permissions, Principal, Signed};
+use crate::auth::{self, DEFAULT_TENANT, Permissions, Principal, Signed, Tagged};
 use crate::error::{Error, Kind};
 use crate::limiter;
 
@@ -47,7 +47,7 @@ impl AuthService for Api {
     }
 
     async fn get_caller(&self, _: Request<GetCallerRequest>) -> Result<Response<Caller>, Status> {
-        Ok(Response::new(caller(auth::caller()?)))
+        Ok(Response::new(caller(auth::caller()?.principal().clone())))
     }
 
     async fn change_password(&self, request: Request<ChangePasswordRequest>) -> Result<Response<SignedIn>, Status> {
@@ -80,9 +80,18 @@ fn caller(principal: Principal) -> Caller {
         name: principal.name,
         tenant_id: principal.tenant_id.map(|id| id.to_string()).unwrap_or_default(),
         roles: principal.roles,
-        permissions: match principal.permissions {
-            Permissions::All => vec!["*".to_owned()],
-            Permissions::Only(named) => named,
-        },
+        permissions: named(principal.permissions),
+        tagged: principal.tagged.into_iter().map(tagged).collect(),
+    }
+}
+
+fn tagged(Tagged { tag, permissions }: Tagged) -> TaggedPermissions {
+    TaggedPermissions { tag, permissions: named(permissions) }
+}
+
+fn named(permissions: Permissions) -> Vec<String> {
+    match permissions {
+        Permissions::All => vec!["*".to_owned()],
+        Permissions::Only(named) => named,
     }
 }

@@ -2,8 +2,8 @@
 
 use orrery_proto::v1::user_service_server::UserService;
 use orrery_proto::v1::{
-    CreateUserRequest, DisableUserRequest, EnableUserRequest, GetUserRequest, ListUsersRequest, ListUsersResponse,
-    ResetPasswordRequest, UpdateUserRequest, User,
+    CreateUserRequest, DisableUserRequest, EnableUserRequest, GetUserRequest, GranteeKind, ListUsersRequest,
+    ListUsersResponse, ResetPasswordRequest, UpdateUserRequest, User,
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use super::page_token::{self, Listing, Scope, page};
 use super::{Api, convert, request};
 use crate::auth::{self, Principal};
 use crate::error::{Error, Kind};
-use crate::store::{self, StoreError, UserChange};
+use crate::store::{self, Grantee, StoreError, UserChange};
 
 /// The most characters of a name.
 const NAME: usize = 200;
@@ -26,7 +26,7 @@ impl UserService for Api {
         let message = request.into_inner();
         let name = user_name(&message.name)?;
         let display_name = display_name(message.display_name)?;
-        let roles = roles(&principal, message.roles)?;
+        let roles = self.roles_to_give(&principal, message.roles).await?;
         let password_hash = self.authenticator.sign_in().hash("password", message.password, &name).await?;
         let now = self.store.now().await.map_err(Error::from)?;
         let user = store::User {
@@ -69,7 +69,7 @@ impl UserService for Api {
         let id = request::id("id", &message.id)?;
         self.may_change(&principal, id).await?;
         let display_name = Some(display_name(message.display_name)?);
-        let roles = Some(roles(&principal, message.roles)?);
+        let roles = Some(self.roles_to_give(&principal, message.roles).await?);
         self.change_user(&principal, id, UserChange { display_name, roles, ..UserChange::default() }).await
     }
 
@@ -109,8 +109,25 @@ impl Api {
     /// A user whom the caller may change. Who could set the password of somebody who may do more would be that somebody.
     async fn may_change(&self, principal: &Principal, id: Uuid) -> Result<store::User, Error> {
         let user = self.find_user(principal.tenant(), id).await?;
-        auth::may_give_roles(principal, &user.roles)?;
+        // With all that is bound to it.
+        let to = Grantee { tenant: user.tenant_id, kind: GranteeKind::User, id, roles: &user.roles };
+        auth::may_give_all(principal, &self.authenticator.holding(&to, &user.name).await?)?;
         Ok(user)
+    }
+
+    /// Roles that the caller may give to a user.
+    async fn roles_to_give(&self, principal: &Principal, roles: Vec<String>) -> Result<Vec<String>, Error> {
+        let roles = role_names(roles)?;
+        let tenant = principal.tenant();
+        let unknown = self.authenticator.unknown_roles(tenant, &roles).await?;
+        if !unknown.is_empty() {
+            let message = format!("there is no role {}; orrery role list shows them", unknown.join(", "));
+            return Err(Error::field("INVALID_ROLE", "roles", message));
+        }
+        // Of nobody yet, so that nothing else is in it.
+        let to = Grantee { tenant, kind: GranteeKind::User, id: Uuid::nil(), roles: &roles };
+        auth::may_give_all(principal, &self.authenticator.holding(&to, "").await?)?;
+        Ok(roles)
     }
 
     async fn change_user(&self, principal: &Principal, id: Uuid, change: UserChange) -> Result<Response<User>, Status> {
@@ -150,7 +167,7 @@ fn display_name(text: String) -> Result<String, Error> {
     Ok(text)
 }
 
-fn roles(principal: &Principal, mut roles: Vec<String>) -> Result<Vec<String>, Error> {
+fn role_names(mut roles: Vec<String>) -> Result<Vec<String>, Error> {
     let is_good = |role: &String| !role.is_empty() && role.len() <= 100 && !role.chars().any(char::is_control);
     if roles.len() > ROLES || !roles.iter().all(is_good) {
         let message = format!("give at most {ROLES} names of 1 to 100 characters");
@@ -158,7 +175,6 @@ fn roles(principal: &Principal, mut roles: Vec<String>) -> Result<Vec<String>, E
     }
     roles.sort_unstable();
     roles.dedup();
-    auth::may_give_roles(principal, &roles)?;
     Ok(roles)
 }
 

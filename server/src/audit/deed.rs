@@ -9,7 +9,9 @@ use uuid::Uuid;
 use super::DEPLOYMENT;
 use crate::execution::Execution;
 use crate::job::{Job, Timeouts};
-use crate::store::{AgentScope, ApiKey, DeadLetter, EnrolledAgent, JoinToken, SecretRow, Trigger, User};
+use crate::store::{
+    AgentScope, ApiKey, DeadLetter, EnrolledAgent, JoinToken, Role, RoleBinding, SecretRow, Trigger, User,
+};
 use crate::tenant::{Quotas, Tenant};
 
 /// Something that was done, or that somebody was not let do.
@@ -160,6 +162,29 @@ impl Deed {
         Self::new(key.tenant_id.unwrap_or(DEPLOYMENT), action, Resource::new("key", key.id, &key.name))
     }
 
+    /// A role that is new.
+    pub fn role_created(role: &Role) -> Self {
+        Self::new(role.tenant_id, "roles:create", of_role(role)).after(&shown_role(role))
+    }
+
+    /// What a role allows was replaced.
+    pub fn role_changed(before: &Role, after: &Role) -> Self {
+        Self::new(after.tenant_id, "roles:update", of_role(after)).before(&shown_role(before)).after(&shown_role(after))
+    }
+
+    /// A role was deleted.
+    pub fn role_deleted(role: &Role) -> Self {
+        Self::new(role.tenant_id, "roles:delete", of_role(role)).before(&shown_role(role))
+    }
+
+    /// A role was given to somebody (`roles:bind`), or taken away again (`roles:unbind`).
+    pub fn role_binding(action: &str, binding: &RoleBinding) -> Self {
+        let RoleBinding { id, tenant_id, role, kind, principal_id, tag, .. } = binding;
+        let shown = json!({"role": role, "principalKind": kind.as_json_str(), "principalId": principal_id, "tag": tag});
+        let deed = Self::new(*tenant_id, action, Resource::new("role_binding", id, role));
+        if action == "roles:unbind" { deed.before(&shown) } else { deed.after(&shown) }
+    }
+
     /// A user that is new.
     pub fn user_created(user: &User) -> Self {
         Self { after: Some(user_shown(user).to_string()), ..Self::of_user("users:create", user) }
@@ -280,6 +305,14 @@ fn user_shown(user: &User) -> Value {
 
 fn scope_shown(scope: &AgentScope) -> Value {
     json!({ "name": scope.name, "queues": scope.queues, "labels": scope.labels, "shared": scope.tenant_id.is_none() })
+}
+
+fn of_role(role: &Role) -> Resource {
+    Resource::new("role", &role.name, &role.name)
+}
+
+fn shown_role(role: &Role) -> Value {
+    json!({"description": role.description, "permissions": role.permissions})
 }
 
 #[cfg(test)]

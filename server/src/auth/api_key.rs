@@ -66,6 +66,7 @@ fn principal(key: &ApiKey) -> Principal {
         name: key.name.clone(),
         roles: Vec::new(),
         permissions: grants::permissions(Some(key.permissions.clone()), &[]),
+        tagged: Vec::new(),
     }
 }
 

@@ -132,6 +132,7 @@ fn verdict(answer: &Answer, now: i64) -> Verdict {
         subject: jwt::subject(&vouched.sub),
         name: vouched.name.unwrap_or(vouched.sub),
         permissions: grants::permissions(vouched.permissions, &vouched.roles),
+        tagged: Vec::new(),
         roles: vouched.roles,
     };
     Verdict::Good(Box::new(principal), GOOD.min(Duration::from_secs(left)))

@@ -10,16 +10,18 @@ use uuid::Uuid;
 
 use super::api_key::{self, Keys};
 use super::auth_service::AuthService;
+use super::held::{Holding, Holdings};
 use super::identity::IdentityError;
 use super::jwt::{Refused, Tokens};
 use super::keyring::Keyring;
+use super::rbac_service::RbacService;
 use super::service_token::{self, ServiceToken};
 use super::sign_in::SignIn;
 use super::{DEFAULT_TENANT, Origin, Permissions, Principal, PrincipalKind, access_token, unauthenticated};
 use crate::ca::AgentIdentity;
 use crate::config::Identity;
 use crate::error::{Error, Kind};
-use crate::store::DynStore;
+use crate::store::{DynStore, Grantee};
 
 /// How often what was noted of keys is stored.
 const NOTE: Duration = Duration::from_secs(30);
@@ -36,6 +38,7 @@ struct Inner {
     store: DynStore,
     keyring: Keyring,
     keys: Keys,
+    holdings: Holdings,
     sign_in: SignIn,
     tokens: Issuer,
     service_token: ServiceToken,
@@ -79,12 +82,16 @@ impl Authenticator {
     pub fn new(store: DynStore, identity: &Identity, dev_loopback: bool) -> Result<Self, IdentityError> {
         identity.check()?;
         let keyring = Keyring::of(identity)?;
-        let tokens = match identity.auth_service_url.as_deref().map(str::trim).filter(|url| !url.is_empty()) {
-            Some(url) => Issuer::Service(AuthService::new(url, identity.internal.internal_service_token.clone())?),
+        let shared = || identity.internal.internal_service_token.clone();
+        let rbac =
+            given(identity.rbac_service_url.as_deref()).map(|url| RbacService::new(url, shared())).transpose()?;
+        let tokens = match given(identity.auth_service_url.as_deref()) {
+            Some(url) => Issuer::Service(AuthService::new(url, shared())?),
             None => Issuer::Keys(Tokens::of(identity)?),
         };
         let inner = Inner {
             keys: Keys::new(store.clone(), keyring.clone()),
+            holdings: Holdings::new(store.clone(), rbac),
             sign_in: SignIn::new(store.clone(), keyring.clone(), identity),
             tokens,
             service_token: ServiceToken::new(identity.internal.internal_service_token.as_deref()),
@@ -116,8 +123,29 @@ impl Authenticator {
         self.inner.keys.forget(id);
     }
 
-    /// Who makes a call.
+    /// A tenant's roles or bindings were changed: what is remembered of them counts no more, here.
+    pub(crate) fn forget_roles(&self, tenant: Uuid) {
+        self.inner.holdings.forget(tenant);
+    }
+
+    /// What roles allow somebody: those that are named, and those that are bound.
+    pub(crate) async fn holding(&self, to: &Grantee<'_>, name: &str) -> Result<Holding, Error> {
+        self.inner.holdings.of(to, name).await
+    }
+
+    /// Those of these roles that there are not.
+    pub(crate) async fn unknown_roles(&self, tenant: Uuid, roles: &[String]) -> Result<Vec<String>, Error> {
+        self.inner.holdings.unknown(tenant, roles).await
+    }
+
+    /// Who makes a call, with all that it may do.
     pub(super) async fn principal(&self, credentials: &Credentials<'_>) -> Result<Principal, Error> {
+        let principal = self.known(credentials).await?;
+        // Agents need no role, and come back all at once.
+        if is_agents(credentials.uri.path()) { Ok(principal) } else { self.inner.holdings.complete(principal).await }
+    }
+
+    async fn known(&self, credentials: &Credentials<'_>) -> Result<Principal, Error> {
         // Whoever shows a certificate is that agent, whatever else it says.
         if let Some(identity) = credentials.agent {
             return Ok(agent(identity));
@@ -169,6 +197,16 @@ impl Authenticator {
     }
 }
 
+/// A setting, unless it is empty.
+fn given(url: Option<&str>) -> Option<&str> {
+    url.map(str::trim).filter(|url| !url.is_empty())
+}
+
+/// Whether a call is one that agents make.
+pub(super) fn is_agents(path: &str) -> bool {
+    path.starts_with("/orrery.v1.AgentService/")
+}
+
 /// The key or token in the headers.
 fn presented(headers: &HeaderMap) -> Result<Option<&str>, Error> {
     if let Some(value) = headers.get(AUTHORIZATION) {
@@ -214,6 +252,7 @@ fn agent(identity: AgentIdentity) -> Principal {
         name: format!("agent {}", identity.agent_id),
         roles: Vec::new(),
         permissions: Permissions::Only(vec!["agents:connect".to_owned()]),
+        tagged: Vec::new(),
     }
 }
 
@@ -225,6 +264,7 @@ fn developer() -> Principal {
         name: "developer".to_owned(),
         roles: Vec::new(),
         permissions: Permissions::All,
+        tagged: Vec::new(),
     }
 }
 

@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 
 use http::Method;
 
-use super::Principal;
+use super::{Principal, Reach};
 use crate::error::{Error, Kind};
 use crate::gateway;
 
-use Needs::{Anybody, Joins, Nobody, Permission, SignsIn};
+use Needs::{Anybody, Joins, Nobody, OfJobs, Permission, SignsIn};
 
 /// What a call needs of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,12 @@ pub enum Needs {
     Joins,
     /// Whoever is known: it is about the caller.
     Anybody,
-    /// This permission. What depends on the request, such as a secret in a job, its handler asks for besides ([`Principal::needs`]).
+    /// This permission, in the whole tenant. What depends on the request, such as a secret in a job, its handler asks for besides
+    /// ([`Principal::needs`]).
     Permission(&'static str),
+    /// This permission, in the whole tenant or for jobs with a tag: its handler lets it be about those alone ([`Caller::may_touch`]), and a list
+    /// shows no others ([`Caller::tags`]).
+    OfJobs(&'static str),
 }
 
 /// All calls of the contract, by service. What roles may do follows from it (see [`super::role`]).
@@ -49,10 +53,10 @@ pub const CALLS: &[(&str, &[(&str, Needs)])] = &[
         ("ChangePassword", Anybody),
     ]),
     ("DeadLetterService", &[
-        ("ListDeadLetters", Permission("executions:read")),
-        ("GetDeadLetter", Permission("executions:read")),
-        ("DiscardDeadLetter", Permission("executions:cancel")),
-        ("ReleaseDeadLetter", Permission("jobs:trigger")),
+        ("ListDeadLetters", OfJobs("executions:read")),
+        ("GetDeadLetter", OfJobs("executions:read")),
+        ("DiscardDeadLetter", OfJobs("executions:cancel")),
+        ("ReleaseDeadLetter", OfJobs("jobs:trigger")),
     ]),
     ("EnrolmentService", &[
         ("CreateJoinToken", Permission("agents:enroll")),
@@ -61,37 +65,47 @@ pub const CALLS: &[(&str, &[(&str, Needs)])] = &[
         ("Enroll", Joins),
     ]),
     ("ExecutionService", &[
-        ("ListExecutions", Permission("executions:read")),
-        ("GetExecution", Permission("executions:read")),
-        ("GetExecutionStats", Permission("executions:read")),
-        ("CancelExecution", Permission("executions:cancel")),
-        ("RetryExecution", Permission("jobs:trigger")),
-        ("ExplainExecution", Permission("executions:read")),
-        ("WatchExecution", Permission("executions:read")),
-        ("ListExecutionLogs", Permission("logs:read")),
-        ("FollowExecutionLogs", Permission("logs:read")),
+        ("ListExecutions", OfJobs("executions:read")),
+        ("GetExecution", OfJobs("executions:read")),
+        ("GetExecutionStats", OfJobs("executions:read")),
+        ("CancelExecution", OfJobs("executions:cancel")),
+        ("RetryExecution", OfJobs("jobs:trigger")),
+        ("ExplainExecution", OfJobs("executions:read")),
+        ("WatchExecution", OfJobs("executions:read")),
+        ("ListExecutionLogs", OfJobs("logs:read")),
+        ("FollowExecutionLogs", OfJobs("logs:read")),
     ]),
     ("JobService", &[
-        ("CreateJob", Permission("jobs:create")),
-        ("BatchCreateJobs", Permission("jobs:create")),
-        ("ListJobs", Permission("jobs:read")),
-        ("GetJob", Permission("jobs:read")),
-        ("UpdateJob", Permission("jobs:update")),
-        ("DeleteJob", Permission("jobs:delete")),
-        ("ValidateJob", Permission("jobs:read")),
-        ("TriggerJob", Permission("jobs:trigger")),
-        ("BatchTriggerJobs", Permission("jobs:trigger")),
-        ("PauseJob", Permission("jobs:pause")),
-        ("ResumeJob", Permission("jobs:pause")),
-        ("StopJob", Permission("jobs:pause")),
-        ("PreviewJob", Permission("jobs:read")),
-        ("ExplainJob", Permission("jobs:read")),
-        ("ListOmissions", Permission("jobs:read")),
+        ("CreateJob", OfJobs("jobs:create")),
+        ("BatchCreateJobs", OfJobs("jobs:create")),
+        ("ListJobs", OfJobs("jobs:read")),
+        ("GetJob", OfJobs("jobs:read")),
+        ("UpdateJob", OfJobs("jobs:update")),
+        ("DeleteJob", OfJobs("jobs:delete")),
+        ("ValidateJob", OfJobs("jobs:read")),
+        ("TriggerJob", OfJobs("jobs:trigger")),
+        ("BatchTriggerJobs", OfJobs("jobs:trigger")),
+        ("PauseJob", OfJobs("jobs:pause")),
+        ("ResumeJob", OfJobs("jobs:pause")),
+        ("StopJob", OfJobs("jobs:pause")),
+        ("PreviewJob", OfJobs("jobs:read")),
+        ("ExplainJob", OfJobs("jobs:read")),
+        ("ListOmissions", OfJobs("jobs:read")),
     ]),
     ("KeyService", &[
         ("CreateKey", Permission("keys:write")),
         ("ListKeys", Permission("keys:read")),
         ("RevokeKey", Permission("keys:write")),
+    ]),
+    ("RoleService", &[
+        ("CreateRole", Permission("roles:write")),
+        ("ListRoles", Permission("roles:read")),
+        ("GetRole", Permission("roles:read")),
+        ("UpdateRole", Permission("roles:write")),
+        ("DeleteRole", Permission("roles:write")),
+        ("CreateRoleBinding", Permission("roles:write")),
+        ("ListRoleBindings", Permission("roles:read")),
+        ("DeleteRoleBinding", Permission("roles:write")),
     ]),
     ("SchedulerService", &[
         ("GetStatus", Permission("scheduler:read")),
@@ -100,8 +114,8 @@ pub const CALLS: &[(&str, &[(&str, Needs)])] = &[
         ("SetQueue", Permission("queues:update")),
         ("ListWorkers", Permission("scheduler:read")),
         ("DrainWorker", Permission("workers:drain")),
-        ("PreviewCron", Permission("scheduler:read")),
-        ("ExplainCron", Permission("scheduler:read")),
+        ("PreviewCron", OfJobs("scheduler:read")),
+        ("ExplainCron", OfJobs("scheduler:read")),
         ("GetHealth", Nobody),
         ("GetReady", Nobody),
     ]),
@@ -176,7 +190,7 @@ impl Asked {
     /// What a caller has to have for it, as the audit log names what was denied.
     pub(super) fn action(&self) -> &'static str {
         match self {
-            Self::Call(Permission(permission)) => permission,
+            Self::Call(Permission(permission) | OfJobs(permission)) => permission,
             Self::Call(SignsIn) => "sessions:login",
             Self::Call(Joins) => "agents:enroll",
             Self::Call(Nobody | Anybody) => "callers:read",
@@ -186,14 +200,34 @@ impl Asked {
 }
 
 impl Needs {
-    /// Lets a caller pass who is known.
+    /// Lets a caller pass who is known, and says what its call may be about.
     ///
     /// # Errors
     /// PERMISSION_DENIED with what is missing.
-    pub(super) fn admit(self, principal: &Principal) -> Result<(), Error> {
-        match self {
-            Nobody | SignsIn | Joins | Anybody => Ok(()),
+    pub(super) fn admit(self, principal: &Principal) -> Result<Reach, Error> {
+        let missing = match self {
+            Nobody | SignsIn | Joins | Anybody => return Ok(Reach::Everything),
             Permission(permission) => principal.needs(permission),
+            OfJobs(permission) => match principal.needs(permission) {
+                Err(missing) => {
+                    let tagged = principal.tagged.iter().filter(|tagged| tagged.permissions.allow(permission));
+                    let tags: Vec<String> = tagged.map(|tagged| tagged.tag.clone()).collect();
+                    if !tags.is_empty() {
+                        return Ok(Reach::Tags { tags, permission });
+                    }
+                    Err(missing)
+                }
+                has => has,
+            },
+        };
+        missing.map(|()| Reach::Everything)
+    }
+
+    /// The permission that it takes, if any.
+    pub fn permission(self) -> Option<&'static str> {
+        match self {
+            Nobody | SignsIn | Joins | Anybody => None,
+            Permission(permission) | OfJobs(permission) => Some(permission),
         }
     }
 }
@@ -234,8 +268,8 @@ mod tests {
     #[test]
     fn every_permission_of_the_table_can_be_given() {
         for (call, needs) in BY_PATH.iter() {
-            if let Permission(permission) = needs {
-                assert!(PERMISSIONS.contains(permission), "{call}: {permission} is not listed");
+            if let Some(permission) = needs.permission() {
+                assert!(PERMISSIONS.contains(&permission), "{call}: {permission} is not listed");
             }
         }
     }
@@ -243,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_not_in_the_table_does_not_start() {
         let create = asked(&Method::POST, "/orrery.v1.JobService/CreateJob");
-        assert_eq!(create, (Asked::Call(Permission("jobs:create")), "JobService/CreateJob"));
+        assert_eq!(create, (Asked::Call(OfJobs("jobs:create")), "JobService/CreateJob"));
         for unknown in ["/orrery.v1.JobService/CreateJobs", "/orrery.v1.JobService/CreateJob/", "/orrery.v1./"] {
             assert_eq!(asked(&Method::POST, unknown).0, Asked::Unlisted, "{unknown}");
         }
@@ -261,7 +295,7 @@ mod tests {
             (Method::POST, "/internal/jobs/create".to_owned(), "jobs:create"),
             (Method::POST, "/internal/jobs/1/pause".to_owned(), "jobs:pause"),
         ] {
-            assert_eq!(asked(&method, &path).0, Asked::Call(Permission(needs)), "{method} {path}");
+            assert_eq!(asked(&method, &path).0, Asked::Call(OfJobs(needs)), "{method} {path}");
         }
         for (method, path) in [(Method::GET, "/health"), (Method::HEAD, "/ready"), (Method::GET, "/internal/health")] {
             assert_eq!(asked(&method, path).0, Asked::Call(Nobody), "{method} {path}");

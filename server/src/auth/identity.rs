@@ -49,7 +49,7 @@ pub enum IdentityError {
     #[error("{name} must not be empty; give the `{claim}` that tokens must have")]
     EmptyClaim { name: &'static str, claim: &'static str },
     #[error(transparent)]
-    AuthService(#[from] crate::sibling::AddressError),
+    Sibling(#[from] crate::sibling::AddressError),
     #[error(
         "ORRERY_KEY_PEPPER is needed, so that API keys can be hashed and logins signed: give the output of `openssl rand -base64 48`, the same \
          to all coordinators; or name a file for it by ORRERY_KEY_FILE, or set ORRERY_JWT_SECRET, which it is then derived from"
@@ -175,6 +175,7 @@ mod tests {
         let mut identity = Identity {
             jwt_secret: Some(secret.clone()),
             auth_service_url: Some(secret.clone()),
+            rbac_service_url: Some(secret.clone()),
             ..Identity::default()
         };
         identity.internal.internal_service_token = Some(secret.clone());

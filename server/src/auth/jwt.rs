@@ -168,6 +168,7 @@ fn principal(claims: Claims) -> Principal {
         subject: subject(&claims.sub),
         name: claims.name.unwrap_or(claims.sub),
         permissions: grants::permissions(claims.permissions, &claims.roles),
+        tagged: Vec::new(),
         roles: claims.roles,
     }
 }

@@ -10,9 +10,9 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
-use super::authenticator::{Authenticator, Credentials};
+use super::authenticator::{Authenticator, Credentials, is_agents};
 use super::calls::{self, Asked, Needs};
-use super::{Origin, Principal};
+use super::{Origin, Principal, Reach};
 use crate::audit::{Author, DEPLOYMENT, Denial, Denials};
 use crate::edge::Edge;
 use crate::error::{Error, Kind};
@@ -138,6 +138,7 @@ impl AuthLayer {
             return admitted.map(|principal| (principal, None)).map_err(|error| (error, None));
         };
         let caller = match (&admitted, address) {
+            // Agents' streams are few and long, and a whole fleet of one key comes back at once when a coordinator goes.
             (Ok(_), _) if is_agent => None,
             (Ok(principal), _) => Some(Caller::Known(principal)),
             (Err(_), address) => address.map(Caller::At),
@@ -300,13 +301,13 @@ where
                         Asked::Call(needs) => needs.admit(&principal),
                         Asked::Unlisted => Err(calls::unlisted()),
                         // There is no handler behind it.
-                        Asked::Nothing => Ok(()),
+                        Asked::Nothing => Ok(Reach::Everything),
                     };
                     let mut code = "PERMISSION_DENIED";
                     let mut response = match may {
-                        Ok(()) => {
-                            let call =
-                                super::scope(principal.clone(), origin, inner.call(Request::from_parts(parts, body)));
+                        Ok(reach) => {
+                            let caller = super::Caller::new(principal.clone(), reach);
+                            let call = super::serve(caller, origin, inner.call(Request::from_parts(parts, body)));
                             guarded(layer.guard.clone(), call).await?
                         }
                         Err(error) => {
@@ -386,9 +387,4 @@ fn refusal<R: Default>(error: Error, grpc: bool) -> Response<R> {
         response.headers_mut().insert(http::header::RETRY_AFTER, retry_after);
     }
     response
-}
-
-/// Agents' streams are few and long, and a whole fleet of one key comes back at once when a coordinator goes.
-fn is_agents(path: &str) -> bool {
-    path.starts_with("/orrery.v1.AgentService/")
 }

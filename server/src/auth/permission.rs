@@ -18,6 +18,8 @@ pub const PERMISSIONS: &[&str] = &[
     "keys:write",
     "logs:read",
     "queues:update",
+    "roles:read",
+    "roles:write",
     "scheduler:read",
     "secrets:read",
     "secrets:write",
@@ -38,6 +40,17 @@ pub enum Permissions {
 }
 
 impl Permissions {
+    /// These permissions, each once; `*` is all.
+    pub fn of(named: impl IntoIterator<Item = String>) -> Self {
+        let mut named: Vec<String> = named.into_iter().collect();
+        if named.iter().any(|permission| permission == "*") {
+            return Self::All;
+        }
+        named.sort_unstable();
+        named.dedup();
+        Self::Only(named)
+    }
+
     /// Whether `resource:action` is among them.
     pub fn allow(&self, permission: &str) -> bool {
         match self {

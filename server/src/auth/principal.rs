@@ -18,11 +18,21 @@ pub struct Principal {
     pub name: String,
     /// Names of roles that its token or its user has.
     pub roles: Vec<String>,
+    /// What it may do in its whole tenant.
+    pub permissions: Permissions,
+    /// What it may do beside with jobs that have a tag, by the tag.
+    pub tagged: Vec<Tagged>,
+}
+
+/// What somebody may do with jobs that have a tag, their executions, logs and dead letters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tagged {
+    pub tag: String,
     pub permissions: Permissions,
 }
 
 /// By what a caller is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A person, or a program in the place of one: by a token.
     User,
@@ -67,7 +77,13 @@ impl Principal {
         self.tenant_id.unwrap_or(DEFAULT_TENANT)
     }
 
-    /// Fails where it may not do `permission` (`resource:action`).
+    /// Whether it may do `permission` with a job that has these tags, or with something of it.
+    pub fn may_of(&self, permission: &str, tags: &[String]) -> bool {
+        let by_tag = |tagged: &Tagged| tagged.permissions.allow(permission) && tags.contains(&tagged.tag);
+        self.permissions.allow(permission) || self.tagged.iter().any(by_tag)
+    }
+
+    /// Fails where it may not do `permission` (`resource:action`) in its whole tenant.
     ///
     /// # Errors
     /// PERMISSION_DENIED.

@@ -40,13 +40,13 @@ pub const BUILT_IN: [BuiltIn; 5] = [
         name: "auditor",
         description: "Sees everything that can be read, who may do what and the audit log included. Changes nothing.",
         extends: Some("viewer"),
-        own: &["audit:read", "keys:read", "secrets:read", "tenants:read", "users:read"],
+        own: &["audit:read", "keys:read", "roles:read", "secrets:read", "tenants:read", "users:read"],
     },
     BuiltIn { name: ADMIN, description: "Does everything in its tenant.", extends: None, own: &["*"] },
 ];
 
 /// The built-in role of a name.
-pub(super) fn built_in(name: &str) -> Option<&'static BuiltIn> {
+pub(crate) fn built_in(name: &str) -> Option<&'static BuiltIn> {
     BUILT_IN.iter().find(|role| role.name == name)
 }
 

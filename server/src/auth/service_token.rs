@@ -54,6 +54,7 @@ impl ServiceToken {
             name: user.map_or_else(|| "internal service".to_owned(), |user| format!("internal service for {user}")),
             roles: Vec::new(),
             permissions: Permissions::Only(MAY.map(str::to_owned).to_vec()),
+            tagged: Vec::new(),
         })
     }
 }

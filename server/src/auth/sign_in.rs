@@ -214,6 +214,7 @@ pub(crate) fn principal(user: &User) -> Principal {
         name: user.name.clone(),
         roles: user.roles.clone(),
         permissions: grants::permissions(None, &user.roles),
+        tagged: Vec::new(),
     }
 }
 

@@ -21,6 +21,7 @@ mod key;
 mod output;
 mod page;
 mod queue;
+mod role;
 mod secret;
 mod session;
 mod status;
@@ -45,6 +46,7 @@ use self::exit::Failure;
 use self::job::JobCommand;
 use self::output::Output;
 use self::queue::QueueCommand;
+use self::role::RoleCommand;
 use self::secret::SecretCommand;
 use self::session::LoginArgs;
 use self::tenant::TenantCommand;
@@ -147,6 +149,9 @@ pub enum Command {
     /// People who sign in with a password.
     #[command(subcommand, visible_alias = "users")]
     User(Box<UserCommand>),
+    /// Roles, and who has which.
+    #[command(subcommand, visible_alias = "roles")]
+    Role(Box<RoleCommand>),
     /// Sign in with a name and a password; commands without --api-key use the session.
     #[command(
         after_help = "The password is asked for on a terminal, and read from standard input elsewhere. The session is kept in
@@ -295,6 +300,7 @@ async fn serve(command: Command, global: &Global, context: &Context) -> Result<(
         Command::Status => status::run(context).await,
         Command::User(command) => command.run(context).await,
         Command::Tenant(command) => command.run(context).await,
+        Command::Role(command) => command.run(context).await,
         Command::Whoami => session::whoami(context).await,
         Command::Key(command) => key::run(*command, context).await,
         Command::Agent(agent) => match agent.command {

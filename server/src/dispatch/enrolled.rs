@@ -108,7 +108,7 @@ impl AgentApi {
     /// # Errors
     /// Where it may not connect, or has to show a certificate and has none.
     pub(super) async fn agent(&self) -> Result<Admitted, Error> {
-        let principal = auth::caller()?;
+        let principal = auth::caller()?.principal().clone();
         let enrolled = match principal.kind {
             PrincipalKind::Agent => Some(self.enrolled(&principal).await?),
             _ if self.tls.agent_auth() == AgentAuth::Mtls => return Err(certificate_needed()),

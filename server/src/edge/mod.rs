@@ -125,6 +125,7 @@ mod tests {
             name: "key".into(),
             roles: Vec::new(),
             permissions: Permissions::All,
+            tagged: Vec::new(),
         };
         assert_eq!(code(edge.admit_principal(&principal(Some(Uuid::nil())), at("10.1.2.3"))), None);
         assert_eq!(code(edge.admit_principal(&principal(None), at("10.1.2.3"))), Some("ADDRESS_NOT_ALLOWED"));

@@ -24,6 +24,7 @@ use orrery_proto::v1::__rest_over_grpc_bridge_EnrolmentService::EnrolmentService
 use orrery_proto::v1::__rest_over_grpc_bridge_ExecutionService::ExecutionServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_JobService::JobServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_KeyService::KeyServiceRestBridge;
+use orrery_proto::v1::__rest_over_grpc_bridge_RoleService::RoleServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SchedulerService::SchedulerServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_SecretService::SecretServiceRestBridge;
 use orrery_proto::v1::__rest_over_grpc_bridge_TenantService::TenantServiceRestBridge;
@@ -57,7 +58,8 @@ pub fn router(api: Api, auth: AuthLayer, face: &Face) -> Router {
         AuthServiceRestBridge::externally_authenticated(api.clone()),
         KeyServiceRestBridge::externally_authenticated(api.clone()),
         UserServiceRestBridge::externally_authenticated(api.clone()),
-        TenantServiceRestBridge::externally_authenticated(api),
+        TenantServiceRestBridge::externally_authenticated(api.clone()),
+        RoleServiceRestBridge::externally_authenticated(api),
     );
     let service = RestService::new(std::sync::Arc::new(transcoder)).with_max_body_bytes(most);
     let routes = Router::new()

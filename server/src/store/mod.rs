@@ -52,6 +52,7 @@ pub trait Store:
     + Keys
     + Tenants
     + Users
+    + Roles
     + Secrets
     + Audit
     + Upkeep
@@ -101,6 +102,12 @@ pub trait Jobs: Send + Sync {
 
     /// Jobs, newest first.
     async fn jobs(&self, tenant: Uuid, filter: &JobFilter, page: &Page) -> Result<Vec<Job>>;
+
+    /// The tags of those of these jobs that the tenant has, deleted ones included.
+    async fn job_tags(&self, tenant: Uuid, jobs: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>>;
+
+    /// Jobs with any of these tags, deleted ones included, newest first.
+    async fn jobs_tagged(&self, tenant: Uuid, tags: &[String], limit: i64) -> Result<Vec<Uuid>>;
 
     /// Reads a job under a lock, lets `change` decide, and writes what it says: the row (if its version is still the one read), the
     /// planned fires to take back, the executions to cancel, an omission. One transaction.
@@ -472,6 +479,70 @@ pub trait Secrets: Send + Sync {
 
     /// The tenants that have any.
     async fn tenants_with_secrets(&self) -> Result<Vec<Uuid>>;
+}
+
+/// Roles that tenants make, and who has which.
+#[async_trait]
+pub trait Roles: Send + Sync {
+    /// Stores a role.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] (ROLE_NAME_TAKEN).
+    async fn create_role(&self, role: &Role) -> Result<()>;
+
+    /// Roles of a tenant with a greater name, by name.
+    async fn roles(&self, tenant: Uuid, after: &str, limit: i64) -> Result<Vec<Role>>;
+
+    /// One role.
+    async fn role(&self, tenant: Uuid, name: &str) -> Result<Option<Role>>;
+
+    /// Replaces what a role may do.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    async fn change_role(&self, tenant: Uuid, name: &str, description: &str, permissions: &[String]) -> Result<Role>;
+
+    /// Deletes a role that nobody has.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Refused`] (ROLE_IN_USE) with who has it.
+    async fn delete_role(&self, tenant: Uuid, name: &str) -> Result<()>;
+
+    /// Binds a role, and answers with the binding: with the one that is there, where the same role is bound to the same for the same tag. With
+    /// `is_made` the role must be one that the tenant has made.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is no such role.
+    async fn bind_role(&self, binding: &RoleBinding, is_made: bool) -> Result<RoleBinding>;
+
+    /// Bindings, newest first.
+    async fn role_bindings(&self, tenant: Uuid, filter: &BindingFilter, page: &Page) -> Result<Vec<RoleBinding>>;
+
+    /// One binding.
+    async fn role_binding(&self, tenant: Uuid, id: Uuid) -> Result<Option<RoleBinding>>;
+
+    /// Takes a binding away.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    async fn unbind_role(&self, tenant: Uuid, id: Uuid) -> Result<RoleBinding>;
+
+    /// The roles that somebody has: those that are bound to it, and what is known of those that it is said to have.
+    async fn granted(&self, to: &Grantee<'_>) -> Result<Vec<Granted>>;
+}
+
+/// Why a role is not deleted: who would lose it.
+fn role_in_use(name: &str, users: &[String], bindings: i64) -> Option<StoreError> {
+    if users.is_empty() && bindings == 0 {
+        return None;
+    }
+    let mut who = users.to_vec();
+    if bindings > 0 {
+        who.push(format!("{bindings} bindings (orrery role bindings --role {name})"));
+    }
+    let message = format!("the role {name} is that of {}; take it away from them first", who.join(", "));
+    let error = crate::error::Error::new(crate::error::Kind::Conflict, "ROLE_IN_USE", message);
+    Some(StoreError::Refused(Box::new(error.with("bindings", bindings))))
 }
 
 /// The newest version goes only with its secret.

@@ -13,7 +13,7 @@ use crate::world::{EXECUTIONS, World, id};
 const DEAD_LETTERS: &str = "/api/v1/scheduler/dead-letters";
 
 /// A job whose agents are lost at once.
-async fn poison(world: &World, name: &str, changes: Value) -> (Value, String) {
+pub(crate) async fn poison(world: &World, name: &str, changes: Value) -> (Value, String) {
     let mut definition = json!({"cronExpression": null, "manual": true, "delivery": "at_most_once"});
     crate::world::merge(&mut definition, changes);
     let job = world.job(name, definition).await;

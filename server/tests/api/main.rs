@@ -19,6 +19,7 @@ mod keys;
 mod limits;
 mod matrix;
 mod pages;
+mod roles;
 mod scheduler;
 mod secrets;
 mod security;

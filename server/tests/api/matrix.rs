@@ -39,10 +39,7 @@ async fn each_role_may_what_it_may_and_nothing_else() {
         for way in &ways {
             let told = way.make(&world, &grpc, Some(&token)).await;
             let context = format!("{name}: {}: {told:?}", way.name());
-            let missing = match way.needs {
-                Needs::Permission(permission) if !role.is_some_and(|role| role.may(permission)) => Some(permission),
-                _ => None,
-            };
+            let missing = way.needs.permission().filter(|permission| !role.is_some_and(|role| role.may(permission)));
             match missing {
                 Some(permission) => {
                     assert!(is_denied(way, &told), "{context}");
@@ -67,7 +64,7 @@ fn whoever_only_reads_calls_nothing_that_changes() {
         let reads = matches!(way.method, None | Some(Method::GET));
         // A definition that is checked is not saved.
         let harmless = ["JobService/ValidateJob", "AuditService/VerifyAudit"].contains(&way.call.as_str());
-        if let Needs::Permission(permission) = way.needs {
+        if let Some(permission) = way.needs.permission() {
             assert!(reads || harmless || !permission.ends_with(":read"), "{} takes {permission} only", way.name());
         }
     }

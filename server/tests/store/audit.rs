@@ -31,6 +31,7 @@ pub async fn as_anna<F: Future>(work: F) -> F::Output {
         name: "anna".to_owned(),
         roles: Vec::new(),
         permissions: Permissions::All,
+        tagged: Vec::new(),
     };
     let origin = Origin { address: Some(IpAddr::from([192, 0, 2, 7])), request_id: "r-1".to_owned() };
     auth::scope(principal, origin, work).await

@@ -119,13 +119,16 @@ pub async fn dead_letters_page_and_filter(store: DynStore) {
         pages.push(found);
     }
     assert_eq!((pages.len(), pages.concat()), (3, all));
-    let of_b = letters(&store, DeadLetterFilter { job: Some(b.id), state: None }).await;
+    let of_b = letters(&store, DeadLetterFilter { job: Some(b.id), ..DeadLetterFilter::default() }).await;
     assert!(of_b.len() == 2 && of_b.iter().all(|l| l.job_id == b.id));
     store.discard_dead_letter(&discard_of(&made[0], "")).await.unwrap();
     released(&store, &made[1]).await.unwrap();
     for (state, count) in [(DeadLetterState::Open, 3), (DeadLetterState::Discarded, 1), (DeadLetterState::Released, 1)]
     {
-        assert_eq!(letters(&store, DeadLetterFilter { job: None, state: Some(state) }).await.len(), count);
+        assert_eq!(
+            letters(&store, DeadLetterFilter { state: Some(state), ..DeadLetterFilter::default() }).await.len(),
+            count
+        );
     }
 }
 

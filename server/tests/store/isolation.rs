@@ -113,6 +113,7 @@ async fn fill(store: &DynStore) {
             Ok(JobChange { job: job.clone(), unplan: false, cancel: None, omission: Some(omission.clone()) })
         };
         store.change_job(tenant, job.id, &change).await.unwrap();
+        crate::roles::filled(store, tenant).await;
         crate::keys::key_of(store, tenant, tenant.as_bytes()[15]).await;
         crate::audit::recorded(store, tenant, 0..2).await;
         crate::audit::seal_all(store).await;

@@ -35,6 +35,7 @@ mod reads;
 mod reap;
 mod redis_hints;
 mod release;
+mod roles;
 mod secrets;
 mod sessions;
 mod sharing;
@@ -295,6 +296,13 @@ macro_rules! suite {
                 what_is_set_aside_never_passes_the_quota
                 a_tenant_says_what_one_execution_may_print
                 a_tenants_weight_is_its_share;
+            roles:
+                a_role_reads_back_and_is_its_tenants
+                bindings_are_kept_once_and_listed
+                what_somebody_has_is_found
+                a_role_that_somebody_has_stays
+                no_binding_is_left_of_a_deleted_role
+                lists_show_what_a_tag_lets_see;
             secrets:
                 versions_are_kept_and_found
                 a_deleted_secret_is_gone_and_its_versions_never_come_again

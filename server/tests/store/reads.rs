@@ -70,6 +70,13 @@ pub async fn executions_are_filtered(store: DynStore) {
     assert_eq!(ids_of(&store, status(ExecutionStatus::Pending)).await, [later.id, waiting.id]);
     assert_eq!(ids_of(&store, status(ExecutionStatus::Cancelled)).await, [ended.id]);
     assert_eq!(ids_of(&store, ExecutionFilter { job: Some(two.id), ..of() }).await, [waiting.id, bad.id]);
+    let among = |jobs: &[Uuid]| ExecutionFilter { jobs: Some(jobs.to_vec()), ..of() };
+    assert_eq!(ids_of(&store, among(&[two.id])).await, [waiting.id, bad.id]);
+    assert_eq!(
+        ids_of(&store, ExecutionFilter { from: Some(at), ..among(&[two.id, one.id]) }).await,
+        [ended.id, later.id]
+    );
+    assert!(ids_of(&store, ExecutionFilter { from: Some(at), ..among(&[two.id]) }).await.is_empty());
     assert_eq!(ids_of(&store, ExecutionFilter { trigger: Some(TriggerType::Manual), ..of() }).await.len(), 6);
     assert!(ids_of(&store, ExecutionFilter { trigger: Some(TriggerType::Scheduled), ..of() }).await.is_empty());
     assert_eq!(ids_of(&store, ExecutionFilter { from: Some(at), ..of() }).await, [ended.id, later.id]);

@@ -194,6 +194,7 @@ pub async fn every_filter_is_kept(store: DynStore) {
         let mut maybe = || random.random_range(0..3) == 0;
         let (by_job, by_status, by_trigger, by_from, by_to) = (maybe(), maybe(), maybe(), maybe(), maybe());
         let filter = ExecutionFilter {
+            jobs: None,
             job: by_job.then(|| jobs[random.random_range(0..jobs.len())].id),
             status: by_status.then(|| statuses[random.random_range(0..5)]),
             trigger: by_trigger.then(|| triggers[random.random_range(0..3)]),

@@ -76,6 +76,7 @@ async fn a_generic_client_calls_everything() {
     secrets(&mut caller).await;
     tenants(&mut caller).await;
     audit(&mut caller).await;
+    roles(&mut caller).await;
     scheduler(&mut caller, rest.workers().await[0]["id"].as_str().unwrap()).await;
     caller.ok("StopJob", &this).await;
     caller.refused("TriggerJob", &this, "JOB_INACTIVE").await;
@@ -171,6 +172,20 @@ async fn audit(caller: &mut Caller) {
     assert_eq!(text(&caller.ok("GetAuditEntry", &format!(r#"id: "{newest}""#)).await[0], "id"), newest);
     caller.ok("GetAuditHead", "").await;
     caller.ok("VerifyAudit", "page_size: 100").await;
+}
+
+async fn roles(caller: &mut Caller) {
+    caller.ok("CreateRole", r#"name: "mailer" permissions: "jobs:trigger""#).await;
+    caller.refused("CreateRole", r#"name: "viewer" permissions: "*""#, "INVALID_NAME").await;
+    caller.ok("ListRoles", "page_size: 100").await;
+    caller.ok("GetRole", r#"name: "viewer""#).await;
+    caller.ok("UpdateRole", r#"name: "mailer" permissions: "jobs:read""#).await;
+    let somebody = r#"principal_kind: GRANTEE_KIND_USER principal_id: "00000000-0000-7000-8000-000000000000""#;
+    let bound = caller.id("CreateRoleBinding", &format!(r#"role: "mailer" tag: "mail" {somebody}"#)).await;
+    caller.ok("ListRoleBindings", r#"role: "mailer""#).await;
+    caller.refused("DeleteRole", r#"name: "mailer""#, "ROLE_IN_USE").await;
+    caller.ok("DeleteRoleBinding", &format!(r#"id: "{bound}""#)).await;
+    caller.ok("DeleteRole", r#"name: "mailer""#).await;
 }
 
 async fn secrets(caller: &mut Caller) {

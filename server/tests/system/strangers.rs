@@ -34,8 +34,8 @@ const BESIDE: &[(&str, &str, &str)] = &[
     ("ResetPassword", r#"password: "correct horse staple""#, r#"{"password": "correct horse staple"}"#),
 ];
 
-/// Calls that make something of the caller's own, or are asked before anybody is known. They take no id of anything that is there. Secrets go by
-/// their names, and agents with certificates need an authority: the tests of both have strangers of their own.
+/// Calls that make something of the caller's own, or are asked before anybody is known. They take no id of anything that is there. Secrets and roles
+/// go by their names, and agents with certificates need an authority: the tests of both have strangers of their own.
 const APART: &[&str] = &[
     "CreateJob",
     "BatchCreateJobs",
@@ -53,6 +53,12 @@ const APART: &[&str] = &[
     "PutSecret",
     "DeleteSecret",
     "RotateSecrets",
+    "CreateRole",
+    "GetRole",
+    "ListRoles",
+    "UpdateRole",
+    "DeleteRole",
+    "CreateRoleBinding",
     "CreateJoinToken",
     "Enroll",
     "RevokeAgent",
@@ -67,6 +73,7 @@ struct Things {
     worker: String,
     key: String,
     user: String,
+    binding: String,
     _agent: Process,
 }
 
@@ -78,15 +85,16 @@ impl Things {
             ("ExecutionService", "id") => &self.run,
             ("DeadLetterService", "execution_id") => &self.dead,
             ("KeyService", "id") => &self.key,
-            ("UserService", "id") => &self.user,
             ("TenantService", "id") => FIRST,
+            ("UserService", "id") | ("RoleService", "principal_id") => &self.user,
+            ("RoleService", "id") => &self.binding,
             ("SchedulerService", "id") if method.name() == "DrainWorker" => &self.worker,
             _ => panic!("{}: say in this test which id of another tenant {field} is to be", method.full_name()),
         }
     }
 
     fn is_in(&self, text: &str) -> bool {
-        [MARK, &self.job, &self.run, &self.dead, &self.worker, &self.key, &self.user]
+        [MARK, &self.job, &self.run, &self.dead, &self.worker, &self.key, &self.user, &self.binding]
             .iter()
             .any(|own| text.contains(*own))
     }
@@ -155,7 +163,9 @@ async fn things(world: &World, server: &Server, rest: &Rest) -> Things {
         .to_owned();
     let user = json!({"name": MARK, "password": "correct horse battery", "roles": ["viewer"]});
     let user = id(&rest.call(Method::POST, "/api/v1/auth/users", Some(user.to_string())).await.ok());
-    Things { job, run, dead, worker, key, user, _agent: agent }
+    let binding = json!({"role": "viewer", "principalKind": "user", "principalId": user, "tag": MARK});
+    let binding = id(&rest.post("/role-bindings", binding).await.ok());
+    Things { job, run, dead, worker, key, user, binding, _agent: agent }
 }
 
 /// Everything that a stranger could have changed.
@@ -163,6 +173,7 @@ async fn state(rest: &Rest, things: &Things) -> Vec<serde_json::Value> {
     let mut state = vec![rest.job(&things.job).await, rest.execution(&things.run).await];
     state.push(rest.get(&format!("/dead-letters/{}", things.dead)).await.ok());
     state.push(rest.get("/queues").await.ok());
+    state.push(rest.get("/role-bindings").await.ok());
     let worker = rest.workers().await.into_iter().find(|worker| worker["id"] == things.worker.as_str()).unwrap();
     state.push(worker["state"].clone());
     state.push(rest.get(&format!("/tenants/{FIRST}")).await.ok());

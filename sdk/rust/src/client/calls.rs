@@ -16,7 +16,7 @@ macro_rules! unary {
                 /// # Errors
                 /// What the server refused it with, or UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered.
                 pub async fn $name(&self, request: v1::$request) -> Result<v1::$answer, Error> {
-                    let mut client = self.$service.clone();
+                    let mut client = self.services.$service.clone();
                     self.bounded(client.$name(self.request(request))).await
                 }
             )*
@@ -34,7 +34,7 @@ macro_rules! streaming {
                 /// # Errors
                 /// What the server refused it with, or UNAVAILABLE or DEADLINE_EXCEEDED where nobody answered.
                 pub async fn $name(&self, request: v1::$request) -> Result<Messages<v1::$answer>, Error> {
-                    let mut client = self.$service.clone();
+                    let mut client = self.services.$service.clone();
                     // No deadline in the header: it would end the stream, not only its beginning.
                     self.bounded(client.$name(Request::new(request))).await.map(Messages)
                 }
@@ -171,6 +171,25 @@ unary! { users:
     enable_user(EnableUserRequest) -> User;
     /// Gives a user another password, and ends its sessions.
     reset_password(ResetPasswordRequest) -> User;
+}
+
+unary! { roles:
+    /// Makes a role.
+    create_role(CreateRoleRequest) -> Role;
+    /// A page of roles, those that every tenant has first.
+    list_roles(ListRolesRequest) -> ListRolesResponse;
+    /// Reads one role.
+    get_role(GetRoleRequest) -> Role;
+    /// Replaces what a role may do.
+    update_role(UpdateRoleRequest) -> Role;
+    /// Deletes a role that nobody has.
+    delete_role(DeleteRoleRequest) -> DeleteRoleResponse;
+    /// Gives a role to a user or a key.
+    create_role_binding(CreateRoleBindingRequest) -> RoleBinding;
+    /// A page of bindings, newest first.
+    list_role_bindings(ListRoleBindingsRequest) -> ListRoleBindingsResponse;
+    /// Takes a role away again.
+    delete_role_binding(DeleteRoleBindingRequest) -> RoleBinding;
 }
 
 unary! { enrolments:

@@ -34,13 +34,14 @@ impl DeadLetters for PgStore {
     async fn dead_letters(&self, tenant: Uuid, filter: &DeadLetterFilter, page: &Page) -> Result<Vec<DeadLetter>> {
         let found = sqlx::query(select_letters!(
             "where d.tenant_id = $1 and ($2::uuid is null or d.job_id = $2) and ($3::text is null or d.state = $3)
-                and ($4::uuid is null or d.id < $4) order by d.id desc limit $5"
+                and ($4::uuid is null or d.id < $4) and ($6::uuid[] is null or d.job_id = any($6)) order by d.id desc limit $5"
         ))
         .bind(tenant)
         .bind(filter.job)
         .bind(filter.state.map(|state| state.as_json_str()))
         .bind(page.after)
         .bind(page.limit.max(0))
+        .bind(&filter.jobs)
         .fetch_all(&mut *self.read_for(tenant).await?)
         .await?;
         found.iter().map(letter).collect()

@@ -66,6 +66,10 @@ impl Jobs for PgStore {
         if let Some(tag) = &filter.tag {
             query.push(" and j.tags ? ").push_bind(text::plain(tag).into_owned());
         }
+        if let Some(tags) = &filter.any_tag {
+            let tags: Vec<String> = tags.iter().map(|tag| text::plain(tag).into_owned()).collect();
+            query.push(" and j.tags ?| ").push_bind(tags);
+        }
         if let Some(name) = &filter.name {
             // Not LIKE: what people type may hold its signs.
             query.push(" and strpos(lower(j.name), lower(").push_bind(text::plain(name).into_owned());
@@ -74,6 +78,31 @@ impl Jobs for PgStore {
         query.push(" order by j.id desc limit ").push_bind(page.limit.max(0));
         let found = query.build().fetch_all(&mut *self.read_for(tenant).await?).await?;
         found.iter().map(|row| rows::job(row, &self.inner.specs)).collect()
+    }
+
+    async fn job_tags(&self, tenant: Uuid, jobs: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>> {
+        let mut tx = self.read_for(tenant).await?;
+        let found: Vec<(Uuid, sqlx::types::Json<Vec<String>>)> =
+            sqlx::query_as("select id, tags from scheduled_jobs where tenant_id = $1 and id = any($2)")
+                .bind(tenant)
+                .bind(jobs)
+                .fetch_all(&mut *tx)
+                .await?;
+        Ok(found.into_iter().map(|(id, tags)| (id, tags.0)).collect())
+    }
+
+    async fn jobs_tagged(&self, tenant: Uuid, tags: &[String], limit: i64) -> Result<Vec<Uuid>> {
+        let mut tx = self.read_for(tenant).await?;
+        let tags: Vec<String> = tags.iter().map(|tag| text::plain(tag).into_owned()).collect();
+        let found = sqlx::query_scalar(
+            "select id from scheduled_jobs where tenant_id = $1 and tags ?| $2 order by id desc limit $3",
+        )
+        .bind(tenant)
+        .bind(tags)
+        .bind(limit.max(0))
+        .fetch_all(&mut *tx)
+        .await?;
+        Ok(found)
     }
 
     async fn change_job(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {

@@ -86,6 +86,9 @@ impl List<'_> {
         if let Some(job) = self.filter.job {
             query.push(" and e.job_id = ").push_bind(job);
         }
+        if let Some(jobs) = &self.filter.jobs {
+            query.push(" and e.job_id = any(").push_bind(jobs.clone()).push(")");
+        }
         if let Some(trigger) = self.filter.trigger {
             query.push(" and e.trigger_type = ").push_bind(rows::trigger_number(trigger));
         }
@@ -119,6 +122,9 @@ impl List<'_> {
                 if let Some(job) = self.filter.job {
                     query.push(" and job_id = ").push_bind(job);
                 }
+                if let Some(jobs) = &self.filter.jobs {
+                    query.push(" and job_id = any(").push_bind(jobs.clone()).push(")");
+                }
                 self.push_range(&mut query, "", part);
                 query.push(" offset 0) d order by id desc limit ").push_bind(self.page.limit.max(0));
             }
@@ -139,19 +145,22 @@ impl List<'_> {
         triggers: Vec<&'static str>,
     ) {
         query.push("select u.id from unnest(").push_bind(statuses).push("::text[], ").push_bind(triggers);
-        query.push(
-            "::text[]) as k(status, trigger_type) cross join lateral (
-                select id from job_executions where status = k.status",
-        );
-        match self.filter.job {
+        query.push("::text[]) as k(status, trigger_type)");
+        if let Some(jobs) = &self.filter.jobs {
+            query.push(" cross join unnest(").push_bind(jobs.clone()).push("::uuid[]) as m(job_id)");
+        }
+        query.push(" cross join lateral (select id from job_executions where status = k.status");
+        if self.filter.jobs.is_some() {
+            query.push(" and job_id = m.job_id");
+        }
+        if let Some(job) = self.filter.job {
+            query.push(" and job_id = ").push_bind(job);
+        }
+        if self.filter.job.is_some() || self.filter.jobs.is_some() {
             // Not by the index of the tenant: that of the job is the narrower one.
-            Some(job) => {
-                query.push(" and job_id = ").push_bind(job);
-                query.push(" and (tenant_id = ").push_bind(self.tenant).push(") is true");
-            }
-            None => {
-                query.push(" and tenant_id = ").push_bind(self.tenant);
-            }
+            query.push(" and (tenant_id = ").push_bind(self.tenant).push(") is true");
+        } else {
+            query.push(" and tenant_id = ").push_bind(self.tenant);
         }
         let (first, end) = self.ids();
         query.push(" and (trigger_type, id) >= (k.trigger_type, ").push_bind(first);

@@ -40,6 +40,7 @@ mod reach;
 mod reads;
 mod release;
 mod replica;
+mod roles;
 mod rows;
 mod seals;
 mod secrets;

@@ -3,10 +3,11 @@
 use async_trait::async_trait;
 use orrery_proto::v1::{DeadLetterReason, DeadLetterState};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteExecutor, Transaction};
 use uuid::Uuid;
 
 use super::audit::note;
+use super::reads::among;
 use super::rows::{instant, maybe_instant, micros, named};
 use super::{SqliteStore, executions};
 use crate::audit::Deed;
@@ -32,17 +33,22 @@ macro_rules! select_letters {
 #[async_trait]
 impl DeadLetters for SqliteStore {
     async fn dead_letters(&self, tenant: Uuid, filter: &DeadLetterFilter, page: &Page) -> Result<Vec<DeadLetter>> {
-        let found = sqlx::query(select_letters!(
-            "where d.tenant_id = ?1 and (?2 is null or d.job_id = ?2) and (?3 is null or d.state = ?3) \
-             and (?4 is null or d.id < ?4) order by d.id desc limit ?5"
-        ))
-        .bind(tenant)
-        .bind(filter.job)
-        .bind(filter.state.map(|state| state.as_json_str()))
-        .bind(page.after)
-        .bind(page.limit.max(0))
-        .fetch_all(&self.readers)
-        .await?;
+        let mut query = QueryBuilder::<Sqlite>::new(select_letters!("where d.tenant_id = "));
+        query.push_bind(tenant);
+        if let Some(job) = filter.job {
+            query.push(" and d.job_id = ").push_bind(job);
+        }
+        if let Some(jobs) = &filter.jobs {
+            among(&mut query, "d.job_id", jobs);
+        }
+        if let Some(state) = filter.state {
+            query.push(" and d.state = ").push_bind(state.as_json_str());
+        }
+        if let Some(after) = page.after {
+            query.push(" and d.id < ").push_bind(after);
+        }
+        query.push(" order by d.id desc limit ").push_bind(page.limit.max(0));
+        let found = query.build().fetch_all(&self.readers).await?;
         found.iter().map(letter).collect()
     }
 

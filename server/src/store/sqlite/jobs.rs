@@ -82,12 +82,50 @@ impl Jobs for SqliteStore {
                 .push_bind(plain(tag).into_owned())
                 .push(")");
         }
+        if let Some(tags) = &filter.any_tag {
+            let tags: Vec<_> = tags.iter().map(|tag| plain(tag)).collect();
+            query
+                .push(" and exists (select 1 from json_each(j.tags) has join json_each(")
+                .push_bind(to_json(TABLE, &tags)?)
+                .push(") wanted on wanted.value = has.value)");
+        }
         if let Some(name) = &filter.name {
             query.push(" and instr(j.name_folded, ").push_bind(plain(name).to_lowercase()).push(") > 0");
         }
         query.push(" order by j.id desc limit ").push_bind(page.limit.max(0));
         let found = query.build().fetch_all(&self.readers).await?;
         found.iter().map(rows::job).collect()
+    }
+
+    async fn job_tags(&self, tenant: Uuid, jobs: &[Uuid]) -> Result<Vec<(Uuid, Vec<String>)>> {
+        let mut work = self.read().await?;
+        let mut found = Vec::new();
+        for id in jobs {
+            let row = sqlx::query("select tags from scheduled_jobs where tenant_id = ? and id = ?")
+                .bind(tenant)
+                .bind(id)
+                .fetch_optional(&mut *work.tx)
+                .await?;
+            if let Some(row) = row {
+                found.push((*id, rows::json(&row, TABLE, "tags")?));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn jobs_tagged(&self, tenant: Uuid, tags: &[String], limit: i64) -> Result<Vec<Uuid>> {
+        let tags: Vec<_> = tags.iter().map(|tag| plain(tag)).collect();
+        let found = sqlx::query_scalar(
+            "select j.id from scheduled_jobs j where j.tenant_id = ?1 and exists \
+             (select 1 from json_each(j.tags) has join json_each(?2) wanted on wanted.value = has.value) \
+             order by j.id desc limit ?3",
+        )
+        .bind(tenant)
+        .bind(to_json(TABLE, &tags)?)
+        .bind(limit.max(0))
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(found)
     }
 
     async fn change_job(&self, tenant: Uuid, id: Uuid, change: &ChangeJob<'_>) -> Result<Changed> {

@@ -17,6 +17,7 @@ mod leases;
 mod logs;
 mod pick;
 mod reads;
+mod roles;
 mod rows;
 mod seals;
 mod secrets;

@@ -215,6 +215,16 @@ concat!("with j as (select status, next_execution_at from scheduled_jobs where d
     }
 }
 
+/// That a column has one of these ids.
+pub(super) fn among(query: &mut QueryBuilder<Sqlite>, column: &'static str, ids: &[Uuid]) {
+    query.push(" and ").push(column).push(" in (");
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(*id);
+    }
+    query.push(")");
+}
+
 /// What both tables of executions are filtered by, the order and the page.
 fn filtered<'a>(
     query: &'a mut QueryBuilder<Sqlite>,
@@ -226,6 +236,9 @@ fn filtered<'a>(
     }
     if let Some(job) = filter.job {
         query.push(" and job_id = ").push_bind(job);
+    }
+    if let Some(jobs) = &filter.jobs {
+        among(query, "job_id", jobs);
     }
     if let Some(trigger) = filter.trigger {
         query.push(" and trigger_type = ").push_bind(trigger.as_json_str());

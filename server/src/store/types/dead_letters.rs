@@ -34,9 +34,11 @@ pub struct DeadLetter {
 }
 
 /// Which dead letters to list.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DeadLetterFilter {
     pub job: Option<Uuid>,
+    /// Only of these jobs.
+    pub jobs: Option<Vec<Uuid>>,
     pub state: Option<DeadLetterState>,
 }
 

@@ -26,6 +26,8 @@ pub struct JobFilter {
     pub status: Option<JobStatus>,
     pub job_type: Option<JobType>,
     pub tag: Option<String>,
+    /// Only jobs with one of these tags.
+    pub any_tag: Option<Vec<String>>,
     /// Part of the name, whatever the case.
     pub name: Option<String>,
 }

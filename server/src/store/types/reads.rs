@@ -9,6 +9,8 @@ use uuid::Uuid;
 #[derive(Clone, Debug, Default)]
 pub struct ExecutionFilter {
     pub job: Option<Uuid>,
+    /// Only of these jobs, which must be few: each is looked through for itself.
+    pub jobs: Option<Vec<Uuid>>,
     pub status: Option<ExecutionStatus>,
     pub trigger: Option<TriggerType>,
     /// Scheduled at this instant or later.
