@@ -154,14 +154,12 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 /// Whose log is meant.
 ///
 /// # Errors
-/// PERMISSION_DENIED where it is another tenant's, and the caller neither belongs to none nor administers tenants.
+/// TENANT_NOT_FOUND where it is another tenant's, there or not, and the caller neither belongs to none nor administers tenants.
 fn tenant(principal: &Principal, named: &str) -> Result<Uuid, Error> {
     let own = principal.tenant();
     let wanted = request::id_if_any("tenantId", named)?.unwrap_or(own);
     if wanted != own && principal.tenant_id.is_some() && !administers(principal) {
-        let message =
-            "tenantId: only callers of no tenant, and who administers tenants, may read the log of another one";
-        return Err(Error::new(Kind::Denied, "PERMISSION_DENIED", message));
+        return Err(Error::tenant_not_found(wanted));
     }
     Ok(wanted)
 }
@@ -236,7 +234,7 @@ mod tests {
         assert_eq!(asked(Some(own), ""), Ok(own));
         assert_eq!(asked(Some(own), &own.to_string()), Ok(own));
         for foreign in [other, Uuid::nil()] {
-            assert_eq!(asked(Some(own), &foreign.to_string()), Err("PERMISSION_DENIED"));
+            assert_eq!(asked(Some(own), &foreign.to_string()), Err("TENANT_NOT_FOUND"));
             for deployment in [None, Some(auth::DEFAULT_TENANT)] {
                 assert_eq!(asked(deployment, &foreign.to_string()), Ok(foreign));
             }

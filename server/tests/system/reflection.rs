@@ -25,11 +25,15 @@ impl Caller {
         answer
     }
 
-    /// The newest entries of the audit logs: of the caller's tenant, and of the deployment.
+    /// The newest changes in the audit logs: of the caller's tenant, and of the deployment. Denied calls are written a moment later.
     async fn written(&mut self) -> [String; 2] {
         let mut newest = [String::new(), String::new()];
         for (of, newest) in ["", r#"tenant_id: "00000000-0000-0000-0000-000000000000""#].iter().zip(&mut newest) {
-            let listed = self.client.call("ListAuditEntries", &format!("page_size: 1 {of}")).await.unwrap();
+            let listed = self
+                .client
+                .call("ListAuditEntries", &format!("page_size: 1 outcome: AUDIT_OUTCOME_CHANGED {of}"))
+                .await
+                .unwrap();
             let entries = listed[0].get_field_by_name("entries").unwrap().into_owned();
             let entry = entries.as_list().unwrap().first().map(|entry| text(entry.as_message().unwrap(), "id"));
             *newest = entry.unwrap_or_default();

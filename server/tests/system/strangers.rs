@@ -74,6 +74,7 @@ struct Things {
     key: String,
     user: String,
     binding: String,
+    entry: String,
     _agent: Process,
 }
 
@@ -85,7 +86,9 @@ impl Things {
             ("ExecutionService", "id") => &self.run,
             ("DeadLetterService", "execution_id") => &self.dead,
             ("KeyService", "id") => &self.key,
-            ("TenantService", "id") => FIRST,
+            ("TenantService", "id") | ("AuditService", "tenant_id") => FIRST,
+            ("AuditService", "id") => &self.entry,
+            ("AuditService", "resource_id") => &self.job,
             ("UserService", "id") | ("RoleService", "principal_id") => &self.user,
             ("RoleService", "id") => &self.binding,
             ("SchedulerService", "id") if method.name() == "DrainWorker" => &self.worker,
@@ -94,7 +97,7 @@ impl Things {
     }
 
     fn is_in(&self, text: &str) -> bool {
-        [MARK, &self.job, &self.run, &self.dead, &self.worker, &self.key, &self.user, &self.binding]
+        [MARK, &self.job, &self.run, &self.dead, &self.worker, &self.key, &self.user, &self.binding, &self.entry]
             .iter()
             .any(|own| text.contains(*own))
     }
@@ -165,7 +168,9 @@ async fn things(world: &World, server: &Server, rest: &Rest) -> Things {
     let user = id(&rest.call(Method::POST, "/api/v1/auth/users", Some(user.to_string())).await.ok());
     let binding = json!({"role": "viewer", "principalKind": "user", "principalId": user, "tag": MARK});
     let binding = id(&rest.post("/role-bindings", binding).await.ok());
-    Things { job, run, dead, worker, key, user, binding, _agent: agent }
+    let entries = rest.get(&format!("/audit/entries?resourceId={job}")).await.ok();
+    let entry = id(&crate::rest::list(&entries, "entries")[0]);
+    Things { job, run, dead, worker, key, user, binding, entry, _agent: agent }
 }
 
 /// Everything that a stranger could have changed.
