@@ -28,6 +28,7 @@ command -v python3 >/dev/null || packages+=(python3)
 command -v node >/dev/null || packages+=(nodejs)
 command -v faketime >/dev/null || packages+=(faketime)
 command -v setpriv >/dev/null || packages+=(util-linux)
+command -v bwrap >/dev/null || packages+=(bubblewrap)
 
 if [ ${#packages[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
