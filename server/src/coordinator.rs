@@ -104,13 +104,8 @@ impl Coordinator {
         let parts = Parts::new(&self, http);
         let audit_service = self.sharing.audit_service()?;
         let streams = CancellationToken::new();
-        let (intake, intake_loop) = Intake::new(
-            parts.store.clone(),
-            parts.dispatch.clone(),
-            parts.signals.clone(),
-            parts.metrics.clone(),
-            parts.tenants.clone(),
-        );
+        let (intake, intake_loop) =
+            Intake::new(parts.store.clone(), parts.dispatch.clone(), parts.metrics.clone(), parts.tenants.clone());
         let (heart, renewals) = Renewals::new(parts.store.clone(), parts.dispatch.clone(), parts.limits.session_ttl());
         let agents = AgentApi {
             store: parts.store.clone(),

@@ -21,8 +21,10 @@ pub(super) struct Answers {
     pub(super) changed: Vec<Uuid>,
     /// Why words were refused, each time that one was.
     pub(super) refused: Vec<&'static str>,
-    /// Whether a place has become free.
+    /// Whether an execution is over, and its place free.
     pub(super) has_room: bool,
+    /// Whether an execution waits again: to be claimed, or for its retry.
+    pub(super) has_returned: bool,
 }
 
 /// What one agent is told, and what is known of its leases from now on.
@@ -55,7 +57,8 @@ impl Answers {
         if self.changed.last() != Some(&execution.id) {
             self.changed.push(execution.id);
         }
-        self.has_room |= execution.lease().is_none();
+        self.has_room |= execution.is_done();
+        self.has_returned |= !execution.is_done() && execution.lease().is_none();
         self.ended.extend(Ended::of(&execution).map(|ended| (execution.lane_id, ended)));
         let session = self.of_sessions.entry(word.session).or_default();
         match word.event {

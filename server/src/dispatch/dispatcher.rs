@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Dispatch, HandOver, Reservations};
 use crate::config::Limits;
-use crate::reconcile::{Backoff, Pace, Signals, rest};
+use crate::reconcile::{Backoff, Pace, Signals};
 use crate::store::{Candidate, Claim, Claimed, DynStore, Grant, StoreError};
 
 /// The most that one claim takes, so that its transaction stays short.
@@ -58,8 +58,21 @@ impl Dispatcher {
                     Instant::now() + backoff.next()
                 }
             };
-            if !rest(&self.signals.work, next, &shutdown).await {
+            if !self.rest(next, &shutdown).await {
                 return;
+            }
+        }
+    }
+
+    /// Sleeps until there may be something to claim, an instant, or the end; `false` at the end.
+    async fn rest(&self, until: Instant, shutdown: &CancellationToken) -> bool {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                () = self.signals.work.notified() => return true,
+                // Its permit is kept while a claim is under way, so that it is held against what that claim has left.
+                () = self.signals.room.notified() => if self.dispatch.may_wait() { return true },
+                () = tokio::time::sleep_until(until) => return true,
             }
         }
     }
@@ -72,7 +85,7 @@ impl Dispatcher {
         loop {
             let free = self.dispatch.free().min(A_ROUND);
             if free == 0 {
-                self.dispatch.drained(Vec::new());
+                self.dispatch.looked(Vec::new(), true);
                 self.give(ready).await;
                 return Ok(Looked { found, again: None });
             }
@@ -115,7 +128,7 @@ impl Dispatcher {
     async fn claim(&self, limit: usize, reserved: &Reservations) -> Result<Claimed, StoreError> {
         let lanes = self.dispatch.lock().pool.open_lanes();
         if lanes.is_empty() {
-            self.dispatch.drained(lanes);
+            self.dispatch.looked(lanes, false);
             return Ok(Claimed::default());
         }
         let tenant_limit = self.limits.tenant_max_concurrent;
@@ -126,7 +139,7 @@ impl Dispatcher {
             reserved.reserve_all(candidates.iter().map(|candidate| candidate.execution.lane_id))
         };
         let claimed = self.store.claim(&claim, &assign).await?;
-        self.dispatch.drained(if claimed.more { Vec::new() } else { lanes });
+        self.dispatch.looked(if claimed.more { Vec::new() } else { lanes }, claimed.left);
         Ok(claimed)
     }
 

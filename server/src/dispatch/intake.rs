@@ -11,7 +11,7 @@ use super::Dispatch;
 use super::answers::Answers;
 use super::registry::Registry;
 use crate::execution::{Event, Execution, Executions, Rejected};
-use crate::reconcile::{Backoff, Signals};
+use crate::reconcile::Backoff;
 use crate::store::{Change, DynStore, StoreError, Wake};
 use crate::telemetry::Metrics;
 use crate::tenant::Directory;
@@ -88,23 +88,16 @@ struct UnderWay {
 struct Writer {
     store: DynStore,
     dispatch: Arc<Dispatch>,
-    signals: Arc<Signals>,
     metrics: Metrics,
     tenants: Directory,
 }
 
 impl Intake {
     /// The way in, and the loop behind it.
-    pub fn new(
-        store: DynStore,
-        dispatch: Arc<Dispatch>,
-        signals: Arc<Signals>,
-        metrics: Metrics,
-        tenants: Directory,
-    ) -> (Self, IntakeLoop) {
+    pub fn new(store: DynStore, dispatch: Arc<Dispatch>, metrics: Metrics, tenants: Directory) -> (Self, IntakeLoop) {
         let (sender, items) = mpsc::channel(WAITING);
         let room = Arc::new(Semaphore::new(WAITING_KIB as usize));
-        let writer = Writer { store, dispatch, signals, metrics, tenants };
+        let writer = Writer { store, dispatch, metrics, tenants };
         (Self { items: sender, room }, IntakeLoop { writer, items })
     }
 
@@ -301,12 +294,12 @@ impl Writer {
         let (ended, late) = answers.tell(&mut self.dispatch.lock());
         self.metrics.executions_ended(ended);
         answers.refused.iter().for_each(|reason| self.metrics.refused(reason));
-        if answers.has_room {
-            // A place of its job may be free, or a retry may be due.
-            self.signals.work.notify_one();
-            self.signals.release.notify_one();
-            // What waits for the place may be another coordinator's to give.
+        // What waits, or waits for the place, may be another coordinator's to give.
+        if answers.has_returned {
             let _ = self.store.wake(Wake::Work).await;
+        }
+        if answers.has_room {
+            let _ = self.store.wake(Wake::Room).await;
         }
         if !late.is_empty() {
             answers.changed.extend(late.iter().map(|result| result.execution));

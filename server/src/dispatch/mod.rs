@@ -54,13 +54,21 @@ use crate::telemetry::{Ended, Metrics};
 /// The sessions attached to this coordinator.
 pub struct Dispatch {
     registry: Mutex<Registry>,
-    /// Lanes in which the newest claim has left nothing.
-    drained: Mutex<HashSet<i64>>,
+    looked: Mutex<Looked>,
     /// Agents that are let in at the same time.
     admission: Semaphore,
     /// Sessions that are compared with the store at the same time.
     audits: Semaphore,
     metrics: Metrics,
+}
+
+/// What the newest claim has seen.
+#[derive(Default)]
+struct Looked {
+    /// Lanes of which it has taken all that it could.
+    drained: HashSet<i64>,
+    /// Whether something waits in them still.
+    left: bool,
 }
 
 /// How many sessions are opened or resumed at once. Where hundreds of agents come back together, the others wait for a moment, and the
@@ -76,7 +84,7 @@ impl Dispatch {
         let registry = Registry::new(limits.strategy, limits.max_concurrent_jobs);
         Self {
             registry: Mutex::new(registry),
-            drained: Mutex::default(),
+            looked: Mutex::default(),
             admission: Semaphore::new(ADMISSIONS),
             audits: Semaphore::new(AUDITS),
             metrics,
@@ -215,15 +223,27 @@ impl Dispatch {
         self.lock().sessions().keys().copied().collect()
     }
 
-    /// Takes note of the lanes in which the newest claim has left nothing. In all others something may wait: nobody is free for it, or it
-    /// was more than was claimed.
-    pub(crate) fn drained(&self, lanes: Vec<i64>) {
-        *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = lanes.into_iter().collect();
+    /// Takes note of the lanes of which the newest claim has taken all that it could, and whether something was left in them all the same. In
+    /// all other lanes something may wait: nobody is free for it, or it was more than was claimed.
+    pub(crate) fn looked(&self, drained: Vec<i64>, left: bool) {
+        *self.last_look() = Looked { drained: drained.into_iter().collect(), left };
     }
 
-    /// Whether nothing waits in a lane, as far as is known here.
+    /// Whether nothing waits in a lane that could be given away, as far as is known here.
     pub fn is_drained(&self, lane: i64) -> bool {
-        self.drained.lock().unwrap_or_else(PoisonError::into_inner).contains(&lane)
+        self.last_look().drained.contains(&lane)
+    }
+
+    /// Whether anything may wait for a place that has become free. Where every lane that somebody serves was found empty, nothing does: what
+    /// comes new is announced.
+    pub(crate) fn may_wait(&self) -> bool {
+        let open = self.open_lanes();
+        let looked = self.last_look();
+        looked.left || open.is_empty() || open.iter().any(|lane| !looked.drained.contains(lane))
+    }
+
+    fn last_look(&self) -> MutexGuard<'_, Looked> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts what was claimed at once.

@@ -104,6 +104,8 @@ impl AgentService for AgentApi {
         // First in the queue, before the dispatcher can know of the session.
         let _ = frames.try_send(message(Kind::Registered(registered)));
         self.dispatch.attach(Attached::new(&session, Arc::new(agent), held, frames, cut.clone()));
+        // It may serve lanes that nobody has looked for yet.
+        self.signals.work.notify_one();
         tracing::info!(session = %session.id, agent = %register.name, resumed, slots = register.slots, "an agent has connected");
         let reader = self.clone();
         let (id, attachment) = (session.id, session.attachment);
@@ -238,7 +240,7 @@ impl AgentApi {
             Said::Heartbeat(beat) => self.hear(id, attachment, beat).await,
             Said::Credit(credit) => {
                 self.dispatch.on(id, attachment, |attached| attached.credit(credit.slots as usize));
-                self.signals.work.notify_one();
+                self.signals.room.notify_one();
             }
             Said::Drain(_) => {
                 self.dispatch.on(id, attachment, |attached| attached.draining = true);

@@ -97,7 +97,7 @@ fn lane(id: i64, queue: &str) -> Lane {
 /// A registry that lets `places` executions run, with one lane, and session 1 with four slots, all of them free.
 pub(super) fn dispatch(places: usize) -> (Arc<Dispatch>, mpsc::Receiver<CoordinatorMessage>) {
     let dispatch = Dispatch {
-        drained: Mutex::default(),
+        looked: Mutex::default(),
         registry: Mutex::new(Registry::new(Strategy::LeastLoaded, places)),
         admission: Semaphore::new(1),
         audits: Semaphore::new(1),
@@ -143,6 +143,23 @@ fn a_lane_that_is_not_known_is_to_be_looked_for() {
     assert!(dispatch.misses_lane());
     assert!(dispatch.learn([lane(2, "default")]) && !dispatch.learn([lane(2, "default")]));
     assert!(one.reserve(2).is_some());
+}
+
+#[test]
+fn a_free_place_is_a_reason_to_claim_where_something_may_wait_for_it() {
+    let (dispatch, _outgoing) = dispatch(100);
+    assert!(dispatch.may_wait(), "nobody has looked yet");
+    dispatch.looked(vec![1], false);
+    assert!(!dispatch.may_wait());
+    dispatch.looked(vec![1], true);
+    assert!(dispatch.may_wait(), "something is at its limit");
+    dispatch.looked(vec![1], false);
+    dispatch.learn([lane(2, "default")]);
+    assert!(dispatch.may_wait(), "nobody has looked into the new lane");
+    dispatch.looked(vec![1, 2], false);
+    assert!(!dispatch.may_wait());
+    dispatch.looked(Vec::new(), true);
+    assert!(dispatch.may_wait(), "nobody was free when it was looked");
 }
 
 #[test]

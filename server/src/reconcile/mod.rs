@@ -59,6 +59,8 @@ pub struct Signals {
     pub plan: Notify,
     pub release: Notify,
     pub work: Notify,
+    /// A place has become free: a reason to claim where something waits for one.
+    pub room: Notify,
     pub cancel: Notify,
     /// The nearest instant at which something comes due, as the releaser knows it.
     pub due: watch::Sender<Option<DateTime<Utc>>>,
@@ -73,6 +75,7 @@ impl Signals {
                 self.release.notify_one();
                 self.work.notify_one();
             }
+            Wake::Room => self.room.notify_one(),
             Wake::Cancel => self.cancel.notify_one(),
         }
     }

@@ -23,7 +23,8 @@ const BEAT: Duration = Duration::from_secs(5);
 /// Silence after which a subscription is made anew.
 const SILENCE: Duration = Duration::from_secs(12);
 /// The kinds that travel, by their name.
-const KINDS: [(&str, Wake); 3] = [("plan", Wake::Plan), ("work", Wake::Work), ("cancel", Wake::Cancel)];
+const KINDS: [(&str, Wake); 4] =
+    [("plan", Wake::Plan), ("work", Wake::Work), ("cancel", Wake::Cancel), ("room", Wake::Room)];
 
 /// Publishes the hints that were told in this process, and passes those of other coordinators on to its loops, until the end.
 ///

@@ -15,7 +15,7 @@ pub async fn the_clock_is_the_databases(store: DynStore) {
 
 pub async fn hints_reach_everybody_here(store: DynStore) {
     let (mut one, mut two) = (store.hints(), store.hints());
-    let hints = [Wake::Plan, Wake::Work, Wake::Cancel];
+    let hints = [Wake::Plan, Wake::Work, Wake::Room, Wake::Cancel];
     for hint in hints {
         store.wake(hint).await.unwrap();
     }

@@ -115,6 +115,47 @@ async fn claim_within(store: &DynStore, session: &Session, lanes: &[i64], limit:
     store.claim(&claim, &|candidates| vec![Some(to.clone()); candidates.len()]).await.unwrap()
 }
 
+pub async fn a_claim_says_whether_anything_waits_still(store: DynStore) {
+    for kind in KINDS {
+        let mut case = Case::new(&store, kind).await;
+        let agent = case.session("worker").await;
+        case.waiting(LIMIT).await;
+        let mut running = Vec::new();
+        let mut left = true;
+        for round in 0..20 {
+            let claimed = case.claim(&agent, 10).await;
+            left = claimed.left;
+            running.extend(claimed.grants.into_iter().map(|grant| grant.execution));
+            if !claimed.more {
+                break;
+            }
+            assert!(round < 19, "{kind:?}: there is no end of it");
+        }
+        assert_eq!(running.len(), LIMIT, "{kind:?}");
+        let waiting = case.jobs.len() * LIMIT - LIMIT;
+        assert_eq!(left, waiting > 0, "{kind:?}: {waiting} wait");
+        case.waiting(1).await;
+        assert!(case.claim(&agent, 10).await.left, "{kind:?}: it waits for a place");
+        for lease in running {
+            apply(&store, &lease, completed(&lease)).await.unwrap();
+        }
+        // Nobody takes what is offered.
+        let tenant_limit = if kind == Kind::Tenant { LIMIT as i64 } else { 0 };
+        let claim = Claim { lanes: &case.lanes, limit: 10, tenant_limit, timeouts: TIMEOUTS };
+        assert!(store.claim(&claim, &|offered| vec![None; offered.len()]).await.unwrap().left, "{kind:?}");
+        loop {
+            let leases = case.leases(&agent).await;
+            if leases.is_empty() {
+                break;
+            }
+            for lease in leases {
+                apply(&store, &lease, completed(&lease)).await.unwrap();
+            }
+        }
+        assert!(!case.claim(&agent, 10).await.left, "{kind:?}: nothing waits");
+    }
+}
+
 /// How far an execution gets before its coordinator or its agent stops.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stop {

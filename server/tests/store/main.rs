@@ -187,6 +187,7 @@ macro_rules! suite {
                 two_reapers_take_back_once
                 what_is_next_is_told;
             limits:
+                a_claim_says_whether_anything_waits_still
                 no_crash_leaks_a_place
                 every_limit_holds_under_concurrency
                 a_backlog_at_its_limit_holds_nobody_up

@@ -118,7 +118,7 @@ async fn hints_reach_other_coordinators() {
     loop {
         match tokio::time::timeout(Duration::from_secs(5), hints.recv()).await.expect("in time").unwrap() {
             Wake::Work => break,
-            Wake::Plan | Wake::Cancel => {}
+            Wake::Plan | Wake::Room | Wake::Cancel => {}
         }
     }
     two.close().await;

@@ -29,7 +29,12 @@ impl Coordinator {
         tokio::spawn(share_hints(redis, told.subscribe(), signals.clone(), loops.clone()));
         let coordinator = Self { told, signals, _loops: loops.drop_guard() };
         // Whoever begins to listen looks at everything once.
-        for signal in [&coordinator.signals.plan, &coordinator.signals.work, &coordinator.signals.cancel] {
+        for signal in [
+            &coordinator.signals.plan,
+            &coordinator.signals.work,
+            &coordinator.signals.room,
+            &coordinator.signals.cancel,
+        ] {
             signal.notified().await;
         }
         coordinator
@@ -41,9 +46,12 @@ async fn hints_reach_other_coordinators_and_make_no_echo() {
     let talk = async {
         let (one, two) = (Coordinator::new().await, Coordinator::new().await);
         one.signals.release.notified().await;
-        for (hint, signal) in
-            [(Wake::Cancel, &two.signals.cancel), (Wake::Work, &two.signals.work), (Wake::Plan, &two.signals.plan)]
-        {
+        for (hint, signal) in [
+            (Wake::Cancel, &two.signals.cancel),
+            (Wake::Room, &two.signals.room),
+            (Wake::Work, &two.signals.work),
+            (Wake::Plan, &two.signals.plan),
+        ] {
             one.told.send(hint).unwrap();
             signal.notified().await;
         }

@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use orrery_proto::v1::ExecutionStatus;
 use orrery_proto::v1::coordinator_message::Kind;
+use orrery_proto::v1::{Delivery, ExecutionStatus};
 
 use super::*;
 use crate::dispatch::tests::{dispatch, execution};
-use crate::execution::{Executions, Report, State};
+use crate::execution::{Executions, Policy, Report, State, apply};
 
 const SESSION: Uuid = Uuid::from_u128(1);
 
@@ -164,7 +164,7 @@ fn an_agent_is_answered_in_one_frame() {
     ];
     let mut answers = Answers::of(&words, answers);
     let (ended, late) = answers.tell(&mut dispatch.lock());
-    assert_eq!((ended, answers.has_room), (vec![], true));
+    assert_eq!((ended, answers.has_returned, answers.has_room), (vec![], true, false));
     assert_eq!(answers.changed, [1, 2, 4].map(Uuid::from_u128));
     assert_eq!(answers.refused, ["stale_lease", "stale_lease"]);
     assert_eq!(late.iter().map(|late| (late.execution.as_u128(), late.epoch)).collect::<Vec<_>>(), [(3, 1)]);
@@ -181,6 +181,16 @@ fn an_agent_is_answered_in_one_frame() {
     assert!(outgoing.try_recv().is_err(), "one frame, however many results");
     let held = dispatch.with(SESSION, |session| session.held().keys().copied().collect::<Vec<_>>());
     assert_eq!(held.unwrap(), [Uuid::from_u128(4)]);
+}
+
+#[test]
+fn an_end_frees_a_place_and_nothing_waits_again() {
+    let waiting = Execution { state: State::Pending, ..execution(1) };
+    let policy = Policy { retry: crate::firing::tests::spec().retry, delivery: Delivery::AtLeastOnce, random: 0.0 };
+    let cancelled = Event::CancelRequested { reason: String::new() };
+    let over = apply(&waiting, &cancelled, &policy, waiting.created_at).unwrap();
+    let answers = Answers::of(&[finished(1)], vec![Ok(over)]);
+    assert_eq!((answers.has_returned, answers.has_room), (false, true));
 }
 
 #[test]

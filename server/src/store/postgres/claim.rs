@@ -31,6 +31,9 @@ struct Round {
     weights: HashMap<Uuid, i32>,
     /// Whether it is worth to look again at once.
     more: bool,
+    /// Executions that were picked, and whether some lanes were passed over, of a queue or tenant at its limit.
+    picked: usize,
+    passed_over: bool,
 }
 
 impl PgStore {
@@ -64,6 +67,7 @@ impl PgStore {
             *self.inner.group_start.lock().unwrap_or_else(PoisonError::into_inner) = start;
             self.offer_of(&mut tx, &mut round, &beyond, claim).await?;
             round.more |= beyond.len() >= places;
+            round.passed_over = true;
         } else {
             round.more |= looked >= claim.limit;
         }
@@ -80,6 +84,7 @@ impl PgStore {
         if !given.is_empty() {
             claimed.grants = self.grant(&mut tx, given, claim).await?;
         }
+        claimed.left = claimed.more || round.passed_over || claimed.grants.len() < round.picked;
         // Before the end, for it may not come back.
         *said = Some(claimed);
         commit(tx).await?;
@@ -113,11 +118,14 @@ impl PgStore {
             }
             refused = self.offer(tx, round, found).await?;
             if looked >= claim.limit {
+                round.picked += looked;
                 return Ok((looked, refused));
             }
         }
-        let heads = pick::heads(tx, claim, ahead).await?;
+        let (heads, passed_over) = pick::heads(tx, claim, ahead).await?;
         let looked = heads.len();
+        round.picked += looked;
+        round.passed_over |= passed_over;
         let rest: Vec<Uuid> = heads.into_iter().filter(|id| !known.contains(id)).collect();
         refused |= self.offer_of(tx, round, &rest, claim).await?;
         Ok((looked, refused))

@@ -19,7 +19,8 @@ const CAPACITY: usize = 4096;
 /// At most one notification of each kind in this time: every NOTIFY takes a lock of the whole database when it commits.
 const PAUSE: Duration = Duration::from_millis(5);
 /// The kinds that travel, by their bit.
-const KINDS: [(u8, &str, Wake); 3] = [(1, "plan", Wake::Plan), (2, "work", Wake::Work), (4, "cancel", Wake::Cancel)];
+const KINDS: [(u8, &str, Wake); 4] =
+    [(1, "plan", Wake::Plan), (2, "work", Wake::Work), (4, "cancel", Wake::Cancel), (8, "room", Wake::Room)];
 
 /// What a coordinator says when it begins to listen, so that others begin to speak to it.
 const HERE: &str = "here";

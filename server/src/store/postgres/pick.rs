@@ -45,13 +45,19 @@ macro_rules! open_lanes {
 }
 
 /// The heads of the lanes: the highest priority first and in turns between lanes, by the weights of their tenants and how far these are
-/// `ahead`. Not locked, for to lock within each lane would lock `limit` of every lane, and take them from the others for nothing.
-pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>, ahead: &[(Uuid, f64)]) -> Result<Vec<Uuid>> {
-    Ok(sqlx::query_scalar(concat!(
-        "select p.id from (
-            select o.id, o.weight, coalesce(a.ahead, 0) as ahead from (",
+/// `ahead`. Not locked, for to lock within each lane would lock `limit` of every lane, and take them from the others for nothing. And whether
+/// lanes were passed over, in which something may wait.
+pub(super) async fn heads(
+    tx: &mut PgConnection,
+    claim: &Claim<'_>,
+    ahead: &[(Uuid, f64)],
+) -> Result<(Vec<Uuid>, bool)> {
+    let found: Vec<Option<Uuid>> = sqlx::query_scalar(concat!(
+        "with open as materialized (",
         open_lanes!(),
-        ") as o left join unnest($4::uuid[], $5::double precision[]) as a(tenant_id, ahead) on a.tenant_id = o.tenant_id
+        ")
+         (select p.id from (
+            select o.id, o.weight, coalesce(a.ahead, 0) as ahead from open o left join unnest($4::uuid[], $5::double precision[]) as a(tenant_id, ahead) on a.tenant_id = o.tenant_id
          ) as lane cross join lateral (
             select n.id, n.priority, n.late, n.run_at, lane.ahead
                 + (row_number() over (order by n.priority desc, n.late, n.run_at, n.id) - 1)::double precision / lane.weight as turn
@@ -61,7 +67,8 @@ pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>, ahead: &[(Uu
                   and (e.start_by is null or e.start_by > statement_timestamp())
                 order by e.priority desc, e.late, e.run_at, e.id limit $3
             ) n
-         ) p order by p.priority desc, p.late, p.turn, p.run_at, p.id limit $3"
+         ) p order by p.priority desc, p.late, p.turn, p.run_at, p.id limit $3)
+         union all select null where (select count(*) from open) < cardinality($1)"
     ))
     .bind(claim.lanes)
     .bind(claim.tenant_limit)
@@ -69,7 +76,9 @@ pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>, ahead: &[(Uu
     .bind(ahead.iter().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
     .bind(ahead.iter().map(|(_, ahead)| *ahead).collect::<Vec<_>>())
     .fetch_all(tx)
-    .await?)
+    .await?;
+    let passed_over = found.contains(&None);
+    Ok((found.into_iter().flatten().collect(), passed_over))
 }
 
 /// What one job, under one key, has waiting in a lane.

@@ -27,6 +27,7 @@ impl Leases for SqliteStore {
         let mut work = self.write().await?;
         let offer = pick::offer(self, &mut work, claim).await?;
         let mut claimed = Claimed { more: offer.more, ..Claimed::default() };
+        let offered = offer.executions.len();
         let candidates: Vec<Candidate<'_>> = offer.executions.iter().map(|execution| Candidate { execution }).collect();
         let assignments = if candidates.is_empty() { Vec::new() } else { assign(&candidates) };
         let mut living = Living::default();
@@ -62,6 +63,7 @@ impl Leases for SqliteStore {
                 claimed.grants.push(Grant { execution, spec, timeout, attachment: assignment.attachment });
             }
         }
+        claimed.left = offer.left || claimed.grants.len() < offered;
         work.commit().await?;
         let turn = |grant: &Grant| {
             let tenant = grant.execution.tenant_id;

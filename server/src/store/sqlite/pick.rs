@@ -23,6 +23,8 @@ pub(super) struct Offer {
     /// Of their tenants.
     pub(super) weights: HashMap<Uuid, i32>,
     pub(super) more: bool,
+    /// Whether something was passed over that waits still.
+    pub(super) left: bool,
 }
 
 /// What a claim offers: the highest priority first and lanes in turns, within the limits. All that is offered counts, whether it is then
@@ -48,7 +50,8 @@ pub(super) async fn offer(store: &SqliteStore, work: &mut Work, claim: &Claim<'_
     }
     // What is at its limit stands before more than was looked at.
     if !(refused && is_full && offered.len() < claim.limit.div_ceil(2)) {
-        return Ok(Offer { executions: offered, weights, more: is_full });
+        let left = refused || is_full || lanes.len() < claim.lanes.len();
+        return Ok(Offer { executions: offered, weights, more: is_full, left });
     }
     let places = claim.limit - offered.len();
     let taken: BTreeSet<Uuid> = offered.iter().map(|e| e.id).collect();
@@ -60,7 +63,7 @@ pub(super) async fn offer(store: &SqliteStore, work: &mut Work, claim: &Claim<'_
             offered.push(execution);
         }
     }
-    Ok(Offer { executions: offered, weights, more })
+    Ok(Offer { executions: offered, weights, more, left: true })
 }
 
 /// A lane that is worth to look into.

@@ -64,6 +64,9 @@ pub struct Claimed {
     pub grants: Vec<Grant>,
     /// Whether it is worth to look again at once: as much was found as was asked for, or others were at some of it.
     pub more: bool,
+    /// Whether anything waits still, as far as was looked: what is at its limit, or was given to nobody. Where nothing does, a place that
+    /// becomes free is no reason to look again.
+    pub left: bool,
 }
 
 /// A lease to hand over.

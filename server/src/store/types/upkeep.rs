@@ -9,6 +9,8 @@ pub enum Wake {
     Plan,
     /// Executions wait: claim.
     Work,
+    /// An execution is over: who knows of one that waits for its place may claim.
+    Room,
     /// Somebody wants executions to end.
     Cancel,
 }
