@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::auth::{self, Origin, Principal};
 
 /// Who does something, and from where.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Author {
     /// As [`crate::auth::PrincipalKind`] is written, or `unknown`.
     pub kind: String,

@@ -9,13 +9,14 @@ mod copier;
 mod deed;
 mod denials;
 mod head;
+mod throttle;
 pub mod verify;
 
 pub use author::Author;
 pub use chain::{IN_A_SEAL, Link, Seal};
 pub use copier::Copier;
 pub use deed::{Deed, Resource};
-pub use denials::{Denial, DenialLoop, Denials};
+pub use denials::{Claimed, Denial, DenialLoop, Denials};
 pub use head::{Head, Place, Signer};
 
 use uuid::Uuid;
@@ -53,6 +54,19 @@ pub(crate) mod tests {
                 after: Some(r#"{"a":1}"#.to_owned()),
             },
             outcome: AuditOutcome::Changed,
+        }
+    }
+
+    /// A denial of the key `n`.
+    pub(crate) fn denial(n: u64) -> Denial {
+        let author = Author { kind: "key".to_owned(), id: Uuid::from_u64_pair(0, n), ..Author::default() };
+        Denial {
+            tenant: Uuid::nil(),
+            author,
+            action: "jobs:create",
+            call: "JobService/CreateJob",
+            code: "PERMISSION_DENIED",
+            claimed: None,
         }
     }
 }

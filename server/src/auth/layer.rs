@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::ConnectInfo;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response};
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
 use super::authenticator::{Authenticator, Credentials, is_agents};
 use super::calls::{self, Asked, Needs};
-use super::{Origin, Principal, Reach};
-use crate::audit::{Author, DEPLOYMENT, Denial, Denials};
+use super::claim::Claim;
+use super::refusal::{Refusals, Seen, is_denied, is_exhausted, is_unauthenticated, refusal};
+use super::{Principal, Reach};
+use crate::audit::Denials;
 use crate::edge::Edge;
 use crate::error::{Error, Kind};
-use crate::limiter::{Budget, Caller, Guard, Limiter, RETRY_AFTER, guarded};
+use crate::limiter::{Budget, Caller, Guard, Limiter, guarded};
 use crate::telemetry::Metrics;
 use crate::tenant::Directory;
 use crate::tls::Peer;
@@ -38,16 +40,7 @@ pub struct AuthLayer {
     guard: Guard,
     edge: Edge,
     tenants: Option<Directory>,
-    metrics: Metrics,
-    denials: Option<Denials>,
-}
-
-/// A call, as far as it is told where it is denied.
-struct Seen {
-    asked: Asked,
-    /// Such as `JobService/CreateJob`; empty where it is none.
-    call: &'static str,
-    origin: Origin,
+    refusals: Refusals,
 }
 
 /// Why a call is not served, and what is left of its caller's budget where that was asked.
@@ -56,8 +49,8 @@ type Refused = (Error, Option<Budget>);
 impl AuthLayer {
     /// A layer that asks `authenticator`.
     pub fn new(authenticator: Authenticator) -> Self {
-        let metrics = Metrics::default();
-        let guard = Guard::new(0, None, metrics.clone());
+        let refusals = Refusals::default();
+        let guard = Guard::new(0, None, refusals.metrics.clone());
         Self {
             authenticator,
             public_below: Arc::new([]),
@@ -65,8 +58,7 @@ impl AuthLayer {
             guard,
             edge: Edge::default(),
             tenants: None,
-            metrics,
-            denials: None,
+            refusals,
         }
     }
 
@@ -101,27 +93,15 @@ impl AuthLayer {
     /// Counts what it refuses.
     #[must_use]
     pub fn counting(mut self, metrics: Metrics) -> Self {
-        self.metrics = metrics;
+        self.refusals.metrics = metrics;
         self
     }
 
     /// Tells the audit log of what it denies.
     #[must_use]
     pub fn telling(mut self, denials: Denials) -> Self {
-        self.denials = Some(denials);
+        self.refusals.denials = Some(denials);
         self
-    }
-
-    /// A call was denied: counted by why, and told to the audit log, under whoever made it where that is known.
-    fn denied(&self, reason: &'static str, who: Option<&Principal>, seen: &Seen, code: &'static str) {
-        self.metrics.call_refused(reason);
-        let Some(denials) = &self.denials else { return };
-        let (tenant, author) = match who {
-            Some(principal) => (principal.tenant_id, Author::of(principal, &seen.origin)),
-            None => (None, Author::unknown(&seen.origin)),
-        };
-        let (action, call) = (seen.asked.action(), seen.call);
-        denials.tell(Denial { tenant: tenant.unwrap_or(DEPLOYMENT), author, action, call, code });
     }
 
     /// The caller, where it is known, may call from where it does, and has not called too often; with what is left of its budget. Those who
@@ -144,7 +124,10 @@ impl AuthLayer {
             (Err(_), address) => address.map(Caller::At),
         };
         let budget = match caller {
-            Some(caller) => limiter.admit(&caller).await.map_err(|(error, budget)| (error, Some(budget)))?,
+            Some(caller) => limiter.admit(&caller).await.map_err(|(error, budget)| {
+                self.refusals.limited(admitted.as_ref().ok(), seen, error.code);
+                (error, Some(budget))
+            })?,
             None => None,
         };
         admitted.map(|principal| (principal, budget)).map_err(|error| (error, budget))
@@ -161,14 +144,14 @@ impl AuthLayer {
         // Agents of the whole deployment administer nothing.
         if !is_agent {
             let admitted = self.edge.admit_principal(principal, address);
-            admitted.inspect_err(|error| self.denied("address", Some(principal), seen, error.code))?;
+            admitted.inspect_err(|error| self.refusals.denied("address", Some(principal), seen, error.code))?;
         }
         if let (Some(tenants), Some(tenant)) = (&self.tenants, principal.tenant_id) {
             let admitted = tenants.admit(tenant, address, is_agent).await;
             admitted.inspect_err(|error| {
                 let why = if error.code == "TENANT_SUSPENDED" { "tenant" } else { "address" };
                 if error.kind == Kind::Denied {
-                    self.denied(why, Some(principal), seen, error.code);
+                    self.refusals.denied(why, Some(principal), seen, error.code);
                 }
             })?;
         }
@@ -183,12 +166,13 @@ impl AuthLayer {
         seen: &Seen,
     ) -> Result<Principal, Error> {
         let Some(shown) = shown(credentials.headers) else { return self.authenticator.principal(credentials).await };
-        self.guard.before_call(address, shown).await?;
+        let waited = self.guard.before_call(address, shown).await;
+        waited.inspect_err(|error| self.refusals.limited(None, seen, error.code))?;
         let found = self.authenticator.principal(credentials).await;
         match &found {
             Ok(_) => self.guard.was_right(shown),
             Err(error) if error.kind == Kind::Unauthenticated => {
-                self.denied("credentials", None, seen, error.code);
+                self.refusals.denied("credentials", None, seen, error.code);
                 self.guard.was_wrong(address, shown).await;
             }
             // The database is away: nobody knows.
@@ -197,14 +181,29 @@ impl AuthLayer {
         found
     }
 
-    /// Lets a call pass that signs in, where its address has not called too often.
-    async fn admit_unknown(&self, credentials: &Credentials<'_>) -> Result<(), Error> {
-        match (&self.limiter, credentials.peer) {
-            (Some(limiter), Some(peer)) => {
-                limiter.admit(&Caller::At(peer.ip())).await.map(drop).map_err(|(error, _)| error)
-            }
-            _ => Ok(()),
+    /// Lets a call pass whose credentials are in its message, where its address has neither called nor guessed too often.
+    async fn admit_unknown(&self, address: Option<IpAddr>, signs_in: bool) -> Result<(), Error> {
+        if let (true, Some(limiter), Some(address)) = (signs_in, &self.limiter, address) {
+            limiter.admit(&Caller::At(address)).await.map_err(|(error, _)| error)?;
         }
+        self.guard.before(address).await
+    }
+
+    /// Serves a call whose credentials are in its message, and tells of it where they are wrong.
+    async fn serve_unknown<F, R, E>(&self, call: F, seen: &Seen) -> Result<Response<R>, E>
+    where
+        F: Future<Output = Result<Response<R>, E>>,
+    {
+        let claim = Claim::default();
+        let call = claim.of(super::unknown(seen.origin.clone(), call));
+        let response = guarded(self.guard.clone(), call).await?;
+        if is_unauthenticated(&response) {
+            self.refusals.not_signed_in(claim.claimed(), seen);
+            self.guard.failed(seen.origin.address).await;
+        } else if is_exhausted(&response) {
+            self.refusals.limited(None, seen, "RESOURCE_EXHAUSTED");
+        }
+        Ok(response)
     }
 
     /// Also lets calls pass whose paths begin so, such as those of a user interface's own files.
@@ -273,24 +272,16 @@ where
             let seen = Seen { asked, call, origin: credentials.origin() };
             let (asked, origin) = (&seen.asked, seen.origin.clone());
             if let Err(error) = layer.edge.admit(address) {
-                layer.denied("address", None, &seen, error.code);
+                layer.refusals.denied("address", None, &seen, error.code);
                 return Ok(refusal(error, grpc));
             }
             let signs_in = *asked == Asked::Call(Needs::SignsIn);
-            if signs_in && let Err(error) = layer.admit_unknown(&credentials).await {
-                return Ok(refusal(error, grpc));
-            }
             if signs_in || *asked == Asked::Call(Needs::Joins) {
-                if let Err(error) = layer.guard.before(address).await {
+                if let Err(error) = layer.admit_unknown(address, signs_in).await {
+                    layer.refusals.limited(None, &seen, error.code);
                     return Ok(refusal(error, grpc));
                 }
-                let call = super::unknown(origin, inner.call(Request::from_parts(parts, body)));
-                let response = guarded(layer.guard.clone(), call).await?;
-                if is_unauthenticated(&response) {
-                    layer.denied("credentials", None, &seen, "UNAUTHENTICATED");
-                    layer.guard.failed(address).await;
-                }
-                return Ok(response);
+                return layer.serve_unknown(inner.call(Request::from_parts(parts, body)), &seen).await;
             }
             if *asked == Asked::Call(Needs::Nobody) || (*asked == Asked::Nothing && layer.is_public(parts.uri.path())) {
                 return super::unknown(origin, inner.call(Request::from_parts(parts, body))).await;
@@ -316,7 +307,10 @@ where
                         }
                     };
                     if is_denied(&response) {
-                        layer.denied("permission", Some(&principal), &seen, code);
+                        layer.refusals.denied("permission", Some(&principal), &seen, code);
+                    } else if *asked == Asked::Call(Needs::Anybody) && is_exhausted(&response) {
+                        // Of a password that is to be changed. Elsewhere it is a quota, which is no matter of who may what.
+                        layer.refusals.limited(Some(&principal), &seen, "RESOURCE_EXHAUSTED");
                     }
                     write(budget, &mut response);
                     Ok(response)
@@ -349,42 +343,6 @@ fn write<R>(budget: Option<Budget>, response: &mut Response<R>) {
     }
 }
 
-/// Whether the answer is that the caller may not: PERMISSION_DENIED (<https://grpc.io/docs/guides/status-codes/>).
-fn is_denied<R>(response: &Response<R>) -> bool {
-    response.status() == StatusCode::FORBIDDEN || response.headers().get("grpc-status").is_some_and(|code| code == "7")
-}
-
-/// Whether the answer is that what was shown is wrong: UNAUTHENTICATED.
-fn is_unauthenticated<R>(response: &Response<R>) -> bool {
-    response.status() == StatusCode::UNAUTHORIZED
-        || response.headers().get("grpc-status").is_some_and(|code| code == "16")
-}
-
 fn is_grpc(headers: &http::HeaderMap) -> bool {
     headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// To gRPC a response of trailers only. To REST the error itself, which the gateway's layer of errors writes.
-fn refusal<R: Default>(error: Error, grpc: bool) -> Response<R> {
-    let retry_after = error.details.get(RETRY_AFTER).and_then(|seconds| HeaderValue::from_str(seconds).ok());
-    let mut response = if grpc {
-        tonic::Status::from(error).into_http()
-    } else {
-        let mut response = Response::new(R::default());
-        *response.status_mut() = match error.kind {
-            Kind::Exhausted => StatusCode::TOO_MANY_REQUESTS,
-            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Kind::Invalid => StatusCode::BAD_REQUEST,
-            Kind::Denied => StatusCode::FORBIDDEN,
-            Kind::Unimplemented => StatusCode::NOT_IMPLEMENTED,
-            _ => StatusCode::UNAUTHORIZED,
-        };
-        response.extensions_mut().insert(error);
-        response
-    };
-    if let Some(retry_after) = retry_after {
-        response.headers_mut().insert(http::header::RETRY_AFTER, retry_after);
-    }
-    response
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::claim::claims;
 use super::keyring::Keyring;
 use super::password::{self, Passwords};
 use super::principal::Kind;
@@ -71,9 +72,11 @@ impl SignIn {
         from: &Origin,
     ) -> Result<Signed, Error> {
         if name.len() > LONGEST || password.len() > LONGEST {
+            claims(None);
             return Err(wrong_login());
         }
         let user = self.store.user_by_name(tenant, &name.to_lowercase()).await?;
+        claims(user.as_ref());
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let right = self.passwords.is_right(password, hash).await?;
         match user.filter(|user| right && user.disabled_at.is_none()) {

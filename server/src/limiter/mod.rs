@@ -95,7 +95,8 @@ pub enum Caller<'a> {
 }
 
 impl Caller<'_> {
-    fn key(&self) -> String {
+    /// What its calls are counted under.
+    pub(crate) fn key(&self) -> String {
         match self {
             Self::Known(principal) => match principal.tenant_id {
                 Some(tenant) => format!("scheduler:rate:{tenant}:{}", principal.subject),

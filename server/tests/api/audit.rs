@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use orrery_proto::v1::auth_service_client::AuthServiceClient;
+use orrery_proto::v1::{AuditOutcome, LoginRequest};
 use orrery_server::audit::{Author, Copier, Deed, Resource};
 use orrery_server::auth::DEFAULT_TENANT;
+use orrery_server::edge::EdgeArgs;
 use orrery_server::lock::Locks;
 use orrery_server::reconcile::Sealer;
 use orrery_server::sibling::Sibling;
-use orrery_server::store::{Audit, AuditEntry, DynStore};
+use orrery_server::store::{Audit, AuditEntry, AuditFilter, DynStore, Page};
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
@@ -303,9 +306,77 @@ async fn denied_calls_are_written_and_many_alike_are_one() {
     let mut told: Vec<(&str, &str)> =
         entries.iter().map(|e| (e["action"].as_str().unwrap(), e["resourceId"].as_str().unwrap())).collect();
     told.sort_unstable();
-    assert_eq!(told, [("jobs:read", "JobService/ListJobs"), ("sessions:login", "AuthService/Login")]);
+    assert_eq!(told, [("jobs:read", "JobService/ListJobs"), ("sessions:login", "")]);
     assert!(entries.iter().all(|entry| entry["actorKind"] == "unknown" && entry["after"]["calls"] == 1));
     assert!(!format!("{entries:?}").contains(CANARY));
+}
+
+/// Whose account was tried is told, unless there is none: people type passwords there.
+#[tokio::test]
+async fn a_failed_login_names_whom_it_was_tried_with() {
+    let world = World::with(false, limits()).await.with_key(Some(DEFAULT_TENANT), &["*"]).await;
+    let user = json!({"name": "Anna", "password": "correct horse battery staple", "roles": []});
+    let anna = world.post("/api/v1/auth/users", user).await.ok();
+    for name in ["ANNA", "anna", CANARY, &CANARY.repeat(100)] {
+        let login = json!({"name": name, "password": "wrong"});
+        let login = world.client.post(world.url("/api/v1/auth/login")).body(login.to_string());
+        assert_eq!(login.send().await.unwrap().status(), 401);
+    }
+    let mut grpc = AuthServiceClient::connect(format!("http://{}", world.grpc)).await.unwrap();
+    let login = LoginRequest { name: "anna".to_owned(), password: "wrong".to_owned(), ..LoginRequest::default() };
+    assert_eq!(grpc.login(login).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    world.denials_are_told().await;
+
+    let calls = |entries: &[Value]| entries.iter().map(|entry| entry["after"]["calls"].as_i64().unwrap()).sum::<i64>();
+    let of_anna = listed(&world, &format!("?outcome=denied&resourceId={}", anna["id"].as_str().unwrap())).await;
+    assert_eq!(calls(&of_anna), 3, "{of_anna:?}");
+    let world = world.with_key(None, &["*"]).await;
+    let of_nobody = listed(&world, &format!("?outcome=denied&tenantId={}", Uuid::nil())).await;
+    assert_eq!(calls(&of_nobody), 2, "{of_nobody:?}");
+    for (entries, name, is_known) in [(&of_anna, "anna", true), (&of_nobody, "", false)] {
+        for entry in entries {
+            assert_eq!((&entry["action"], &entry["actorKind"]), (&json!("sessions:login"), &json!("unknown")));
+            assert_eq!((&entry["resourceType"], &entry["resourceName"]), (&json!("user"), &json!(name)));
+            let after = &entry["after"];
+            assert_eq!((&after["userIsKnown"], &after["call"]), (&json!(is_known), &json!("AuthService/Login")));
+        }
+    }
+    assert!(!format!("{of_anna:?}{of_nobody:?}").contains("canary"));
+}
+
+/// Who calls too often, is known or not, guesses or not, leaves few entries, in which all calls are counted.
+#[tokio::test]
+async fn calls_over_a_rate_limit_are_few_entries() {
+    let began = std::time::Instant::now();
+    let edge = EdgeArgs { free_attempts: 5, ..EdgeArgs::default() };
+    let world = World::edged(false, limits(), 40, edge).await.with_key(Some(DEFAULT_TENANT), &["jobs:read"]).await;
+    let mut over = [0; 3];
+    for n in 0..150 {
+        over[0] += i64::from(world.get(JOBS).await.status == 429);
+        let guess = world.client.get(world.url(JOBS)).bearer_auth(format!("ork_wrong{n}"));
+        over[1] += i64::from(guess.send().await.unwrap().status() == 429);
+        let login = world.client.post(world.url("/api/v1/auth/login")).body(json!({"name": "a"}).to_string());
+        over[2] += i64::from(login.send().await.unwrap().status() == 429);
+    }
+    assert!(over.iter().all(|calls| *calls > 50), "{over:?}");
+    world.denials_are_told().await;
+
+    let minutes = usize::try_from(began.elapsed().as_secs() / 60).unwrap();
+    for (tenant, actor, over) in [(DEFAULT_TENANT, "key", over[0]), (Uuid::nil(), "unknown", over[1] + over[2])] {
+        let filter = AuditFilter { outcome: Some(AuditOutcome::Denied), ..AuditFilter::default() };
+        let page = Page { after: None, limit: 1000 };
+        let rows = world.store.audit_entries(tenant, &filter, &page).await.unwrap();
+        let told = rows.into_iter().filter_map(|row| {
+            let after: Value = serde_json::from_str(row.entry.deed.after.as_deref()?).unwrap();
+            assert_eq!((row.entry.author.kind.as_str(), row.entry.author.address.as_str()), (actor, "127.0.0.1"));
+            let is_limit = ["RATE_LIMITED", "TOO_MANY_ATTEMPTS"].contains(&after["code"].as_str().unwrap());
+            is_limit.then(|| after["calls"].as_i64().unwrap())
+        });
+        let told: Vec<i64> = told.collect();
+        // One at once, one in each minute, and one at the end.
+        assert!(told.len() <= 2 + minutes, "{actor} {told:?}");
+        assert_eq!(told.iter().sum::<i64>(), over, "{actor} {told:?}");
+    }
 }
 
 /// A service that fails at first, and then takes what it says that it did not.

@@ -26,6 +26,8 @@ use orrery_server::telemetry::Metrics;
 use orrery_server::tenant::{Allowance, Directory};
 use orrery_server::tls::Tls;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -47,6 +49,8 @@ pub(crate) struct World {
     pub(crate) key: Option<String>,
     pub(crate) metrics: Metrics,
     keyring: Keyring,
+    /// Ends what writes down denied calls, which then is no more.
+    told: Mutex<(CancellationToken, JoinHandle<()>)>,
     dir: tempfile::TempDir,
 }
 
@@ -148,7 +152,8 @@ impl World {
         let locks = Locks::new(dyn_store.clone(), None, info.id, Duration::from_secs(30), metrics.clone());
         let tenants = Directory::new(dyn_store.clone(), &limits);
         let (denials, telling) = Denials::new(dyn_store.clone(), metrics.clone());
-        tokio::spawn(telling.run(CancellationToken::new()));
+        let stop_telling = CancellationToken::new();
+        let told = Mutex::new((stop_telling.clone(), tokio::spawn(telling.run(stop_telling))));
         let auth = auth
             .limited_by(Limiter::new(Rates { principal: rate_limit, address: rate_limit }, None, metrics.clone()))
             .guarded_by(Guard::new(edge.free_attempts, None, metrics.clone()))
@@ -188,7 +193,7 @@ impl World {
             let server = tonic::transport::Server::builder().layer(auth).add_routes(routes);
             server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, metrics, keyring, dir }
+        Self { store, info, http, grpc, client: reqwest::Client::new(), key: None, metrics, keyring, told, dir }
     }
 
     /// The same server, for a caller with a key of another tenant.
@@ -204,6 +209,13 @@ impl World {
         let (plain, key) = generate_key(&self.keyring, new, chrono::Utc::now());
         self.store.insert_key(&key).await.unwrap();
         plain
+    }
+
+    /// Writes what there is to tell of denied calls, and ends it.
+    pub(crate) async fn denials_are_told(&self) {
+        let mut told = self.told.lock().await;
+        told.0.cancel();
+        (&mut told.1).await.unwrap();
     }
 
     /// What heads of the audit log are signed with.

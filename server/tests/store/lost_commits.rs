@@ -256,7 +256,13 @@ async fn an_outcome_that_nobody_knows_is_called_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_done_is_written_down_once() {
     let world = Cuttable::new().await;
+    let anna = crate::users::user(&world.whole, "anna").await;
+    crate::users::session(&world.whole, &anna, 0, MINUTE * 60).await;
     for (turn, way) in WAYS.into_iter().cycle().take(12).enumerate() {
+        let token = u8::try_from(turn).unwrap();
+        world.cutter.cut_next(way);
+        let refreshed = world.cut.rotate_refresh_token(&[token; 32], &[token + 1; 32]).await.unwrap();
+        assert!(matches!(refreshed, Rotation::Rotated(_)), "{way:?} {refreshed:?}");
         world.cutter.cut_next(way);
         let made = as_anna(job(&world.cut, &format!("job {turn}"))).await;
         world.cutter.cut_next(way);
@@ -269,7 +275,7 @@ async fn what_is_done_is_written_down_once() {
     for action in actions(&world.whole, TENANT).await {
         *counts.entry(action).or_default() += 1;
     }
-    for action in ["jobs:create", "jobs:update", "jobs:trigger"] {
+    for action in ["jobs:create", "jobs:update", "jobs:trigger", "sessions:refresh"] {
         assert_eq!(counts[action], 12, "{counts:?}");
     }
     world.drop().await;

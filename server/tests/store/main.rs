@@ -284,7 +284,8 @@ macro_rules! suite {
                 a_session_lives_until_its_end
                 a_refresh_token_is_good_once
                 of_two_that_come_at_once_one_is_the_thief
-                sessions_end_with_what_they_were_begun_with;
+                sessions_end_with_what_they_were_begun_with
+                what_becomes_of_a_session_is_written_when_it_happens;
             tenants:
                 a_tenant_reads_back_and_changes
                 names_of_tenants_are_unique

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
+use orrery_proto::v1::AuditOutcome::{self, Changed, Denied};
+use orrery_server::audit::Resource;
+use orrery_server::execution::manual_id;
 use orrery_server::store::*;
 use uuid::Uuid;
 
@@ -152,4 +156,42 @@ pub async fn sessions_end_with_what_they_were_begun_with(store: DynStore) {
     assert!(!lives(&store, second).await);
     assert!(store.begin_user_session(&new).await.unwrap());
     assert_eq!(store.forget_user_sessions().await.unwrap(), 0);
+}
+
+/// Each refresh, the one that a thief has tried, and the end; under the time at which it was, however old the session is.
+pub async fn what_becomes_of_a_session_is_written_when_it_happens(store: DynStore) {
+    let anna = user(&store, "anna").await;
+    let began = now(&store).await - TimeDelta::days(2);
+    let sessions = [manual_id(began), manual_id(began)];
+    for (n, id) in sessions.into_iter().enumerate() {
+        let refresh_hash = [u8::try_from(n).unwrap() * 10; 32];
+        let (tenant_id, user_id) = (TENANT, anna.id);
+        let new = NewUserSession { id, tenant_id, user_id, address: String::new(), refresh_hash, life: MINUTE };
+        assert!(store.begin_user_session(&new).await.unwrap());
+    }
+    for (token, next) in [(0, 1), (1, 2), (0, 3), (0, 4), (10, 11), (99, 98)] {
+        store.rotate_refresh_token(&[token; 32], &[next; 32]).await.unwrap();
+    }
+    for token in [11, 11, 99] {
+        store.end_user_session(&[token; 32]).await.unwrap();
+    }
+    let filter = AuditFilter { from: Some(began + TimeDelta::days(1)), ..AuditFilter::default() };
+    let listed = store.audit_entries(TENANT, &filter, &Page { after: None, limit: 100 }).await.unwrap();
+    let mut entries: Vec<AuditEntry> = listed.into_iter().map(|row| row.entry).collect();
+    entries.sort_by_key(|entry| entry.at);
+    assert!(entries.iter().all(|entry| (entry.author.kind.as_str(), entry.author.id) == ("user", anna.id)));
+    let of = |entry: &AuditEntry| (entry.deed.action.clone(), entry.outcome, entry.deed.resource.clone());
+    let told = |action: &str, outcome: AuditOutcome, session: usize| {
+        (action.to_owned(), outcome, Resource::new("session", sessions[session], "anna"))
+    };
+    assert_eq!(
+        entries.iter().map(of).collect::<Vec<_>>(),
+        [
+            told("sessions:refresh", Changed, 0),
+            told("sessions:refresh", Changed, 0),
+            told("sessions:refresh", Denied, 0),
+            told("sessions:refresh", Changed, 1),
+            told("sessions:logout", Changed, 1),
+        ]
+    );
 }

@@ -195,6 +195,11 @@ impl PgStore {
         Notes::of_call(|| self.note_id())
     }
 
+    /// What a call has to write down that somebody becomes known by; to be asked for before its transaction.
+    pub(super) fn credential_notes(&self) -> Notes {
+        Notes::of_credentials(self.note_id())
+    }
+
     /// An id for an entry.
     pub(super) fn note_id(&self) -> Uuid {
         self.estimate().map_or_else(Uuid::now_v7, manual_id)

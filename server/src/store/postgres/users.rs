@@ -11,7 +11,8 @@ use super::{PgStore, micros, retried, violated};
 use crate::audit::Deed;
 use crate::error::Error;
 use crate::store::{
-    NewUserSession, Notes, Page, Result, Rotation, SessionEnd, StoreError, User, UserChange, UserSession, Users, text,
+    AuditedSession, NewUserSession, Notes, Page, Result, Rotation, SessionDeed, SessionEnd, StoreError, User,
+    UserChange, UserSession, Users, text,
 };
 
 /// What [`user`] reads.
@@ -112,32 +113,29 @@ impl Users for PgStore {
     }
 
     async fn rotate_refresh_token(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
-        let notes = self.notes();
+        let notes = self.credential_notes();
         retried!(self, self.try_rotate(hash, next, &notes))
     }
 
     async fn end_user_session(&self, hash: &[u8; 32]) -> Result<Option<Uuid>> {
-        let notes = self.notes();
+        let notes = self.credential_notes();
         let mut tx = self.begin_identity().await?;
         let found = sqlx::query(
             "select s.id, s.tenant_id, s.user_id, s.ended_at is null as living,
-                (select u.name from users u where u.id = s.user_id) as name
+                coalesce((select u.name from users u where u.id = s.user_id), '') as user_name
              from refresh_tokens r join user_sessions s on s.id = r.session_id where r.hash = $1 for update of s",
         )
         .bind(&hash[..])
         .fetch_optional(&mut *tx)
         .await?;
         let Some(found) = found else { return Ok(None) };
-        let id: Uuid = found.try_get("id")?;
+        let session = audited(&found)?;
         if found.try_get("living")? {
-            end_session(&mut tx, id, SessionEnd::Logout).await?;
-            let name: Option<String> = found.try_get("name")?;
-            let user = (found.try_get("user_id")?, name.unwrap_or_default());
-            let entry = notes.session_ended(found.try_get("tenant_id")?, id, (user.0, &user.1), false);
-            note(&mut tx, &[entry]).await?;
+            end_session(&mut tx, session.id, SessionEnd::Logout).await?;
+            note(&mut tx, &notes.of_session(SessionDeed::Ended, &session)).await?;
         }
         commit(tx).await?;
-        Ok(Some(id))
+        Ok(Some(session.id))
     }
 
     async fn forget_user_sessions(&self) -> Result<u64> {
@@ -232,8 +230,8 @@ impl PgStore {
         let mut tx = self.begin_identity().await?;
         // The lock lets one of two that come at once be the first.
         let shown = sqlx::query(
-            "select r.session_id, r.used_at is not null as used, s.tenant_id, s.user_id, s.ended_at is null as living,
-                 (select u.name from users u where u.id = s.user_id) as name,
+            "select s.id, r.used_at is not null as used, s.tenant_id, s.user_id, s.ended_at is null as living,
+                 coalesce((select u.name from users u where u.id = s.user_id), '') as user_name,
                  exists (select from refresh_tokens n where n.hash = $2) as repeated
              from refresh_tokens r join user_sessions s on s.id = r.session_id where r.hash = $1 for update of r",
         )
@@ -242,26 +240,24 @@ impl PgStore {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(shown) = shown else { return Ok(Rotation::Unknown) };
-        let (id, user): (Uuid, Uuid) = (shown.try_get("session_id")?, shown.try_get("user_id")?);
+        let known = audited(&shown)?;
         let (used, repeated): (bool, bool) = (shown.try_get("used")?, shown.try_get("repeated")?);
         if used && !repeated {
-            end_session(&mut tx, id, SessionEnd::Reuse).await?;
+            end_session(&mut tx, known.id, SessionEnd::Reuse).await?;
             if shown.try_get("living")? {
-                let name: Option<String> = shown.try_get("name")?;
-                let entry =
-                    notes.session_ended(shown.try_get("tenant_id")?, id, (user, &name.unwrap_or_default()), true);
-                note(&mut tx, &[entry]).await?;
+                note(&mut tx, &notes.of_session(SessionDeed::Reused, &known)).await?;
             }
             commit(tx).await?;
-            return Ok(Rotation::Reused { session: id, user });
+            return Ok(Rotation::Reused { session: known.id, user: known.user_id });
         }
-        let living = sqlx::query(select_session!("and s.id = $1")).bind(id).fetch_optional(&mut *tx).await?;
+        let living = sqlx::query(select_session!("and s.id = $1")).bind(known.id).fetch_optional(&mut *tx).await?;
         let Some(living) = living.as_ref().map(session).transpose()? else { return Ok(Rotation::Unknown) };
         sqlx::query("update refresh_tokens set used_at = coalesce(used_at, clock_timestamp()) where hash = $1")
             .bind(&hash[..])
             .execute(&mut *tx)
             .await?;
-        add_token(&mut tx, next, id, shown.try_get("tenant_id")?).await?;
+        add_token(&mut tx, next, known.id, known.tenant_id).await?;
+        note(&mut tx, &notes.of_session(SessionDeed::Refreshed, &known)).await?;
         commit(tx).await?;
         Ok(Rotation::Rotated(Box::new(living)))
     }
@@ -300,6 +296,15 @@ async fn end_sessions(connection: &mut PgConnection, user: Uuid, why: SessionEnd
     .execute(connection)
     .await?;
     Ok(())
+}
+
+fn audited(row: &PgRow) -> Result<AuditedSession> {
+    Ok(AuditedSession {
+        id: row.try_get("id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        user_id: row.try_get("user_id")?,
+        user_name: row.try_get("user_name")?,
+    })
 }
 
 fn session(row: &PgRow) -> Result<UserSession> {

@@ -198,6 +198,11 @@ impl SqliteStore {
         Notes::of_call(|| self.note_id())
     }
 
+    /// What a call has to write down that somebody becomes known by.
+    pub(super) fn credential_notes(&self) -> Notes {
+        Notes::of_credentials(self.note_id())
+    }
+
     /// An id for an entry.
     pub(super) fn note_id(&self) -> Uuid {
         manual_id(self.clock())

@@ -6,14 +6,15 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 use uuid::Uuid;
 
-use super::SqliteStore;
 use super::audit::note;
 use super::rows::{after, before, instant, json, maybe_instant, micros, to_json};
+use super::{SqliteStore, Work};
 use crate::audit::Deed;
 use crate::error::Error;
 use crate::store::text::plain;
 use crate::store::{
-    NewUserSession, Page, Result, Rotation, SessionEnd, StoreError, User, UserChange, UserSession, Users,
+    AuditedSession, NewUserSession, Page, Result, Rotation, SessionDeed, SessionEnd, StoreError, User, UserChange,
+    UserSession, Users,
 };
 
 const TABLE: &str = "users";
@@ -154,69 +155,57 @@ impl Users for SqliteStore {
     }
 
     async fn rotate_refresh_token(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
-        let notes = self.notes();
+        let notes = self.credential_notes();
         let mut work = self.write().await?;
         let shown = sqlx::query(
-            "select r.session_id, r.used_at, s.tenant_id, s.user_id, s.ended_at is null as living, \
-             coalesce((select u.name from users u where u.id = s.user_id), '') as name from refresh_tokens r \
+            "select s.id, r.used_at is not null as used, s.tenant_id, s.user_id, s.ended_at is null as living, \
+             coalesce((select u.name from users u where u.id = s.user_id), '') as user_name from refresh_tokens r \
              join user_sessions s on s.id = r.session_id where r.hash = ?",
         )
         .bind(hash.as_slice())
         .fetch_optional(&mut *work.tx)
         .await?;
         let Some(shown) = shown else { return Ok(Rotation::Unknown) };
-        let (id, user): (Uuid, Uuid) = (shown.try_get("session_id")?, shown.try_get("user_id")?);
-        if shown.try_get::<Option<i64>, _>("used_at")?.is_some() {
-            sqlx::query("update user_sessions set ended_at = ?, end_reason = ? where id = ? and ended_at is null")
-                .bind(micros(work.now))
-                .bind(SessionEnd::Reuse.as_str())
-                .bind(id)
-                .execute(&mut *work.tx)
-                .await?;
+        let known = audited(&shown)?;
+        if shown.try_get("used")? {
+            end_session(&mut work, known.id, SessionEnd::Reuse).await?;
             if shown.try_get("living")? {
-                let (tenant, name) = (shown.try_get("tenant_id")?, shown.try_get("name")?);
-                note(&mut work, &[notes.session_ended(tenant, id, (user, name), true)]).await?;
+                note(&mut work, &notes.of_session(SessionDeed::Reused, &known)).await?;
             }
             work.commit().await?;
-            return Ok(Rotation::Reused { session: id, user });
+            return Ok(Rotation::Reused { session: known.id, user: known.user_id });
         }
-        let Some(living) = living(&mut *work.tx, id, work.now).await? else { return Ok(Rotation::Unknown) };
+        let Some(living) = living(&mut *work.tx, known.id, work.now).await? else { return Ok(Rotation::Unknown) };
         sqlx::query("update refresh_tokens set used_at = ? where hash = ?")
             .bind(micros(work.now))
             .bind(hash.as_slice())
             .execute(&mut *work.tx)
             .await?;
-        add_token(&mut work.tx, next, id, shown.try_get("tenant_id")?, work.now).await?;
+        add_token(&mut work.tx, next, known.id, known.tenant_id, work.now).await?;
+        note(&mut work, &notes.of_session(SessionDeed::Refreshed, &known)).await?;
         work.commit().await?;
         Ok(Rotation::Rotated(Box::new(living)))
     }
 
     async fn end_user_session(&self, hash: &[u8; 32]) -> Result<Option<Uuid>> {
-        let notes = self.notes();
+        let notes = self.credential_notes();
         let mut work = self.write().await?;
         let found = sqlx::query(
             "select s.id, s.tenant_id, s.user_id, s.ended_at is null as living, \
-             coalesce((select u.name from users u where u.id = s.user_id), '') as name \
+             coalesce((select u.name from users u where u.id = s.user_id), '') as user_name \
              from refresh_tokens r join user_sessions s on s.id = r.session_id where r.hash = ?",
         )
         .bind(hash.as_slice())
         .fetch_optional(&mut *work.tx)
         .await?;
         let Some(found) = found else { return Ok(None) };
-        let id: Uuid = found.try_get("id")?;
+        let session = audited(&found)?;
         if found.try_get("living")? {
-            sqlx::query("update user_sessions set ended_at = ?, end_reason = ? where id = ?")
-                .bind(micros(work.now))
-                .bind(SessionEnd::Logout.as_str())
-                .bind(id)
-                .execute(&mut *work.tx)
-                .await?;
-            let (tenant, user) = (found.try_get("tenant_id")?, found.try_get("user_id")?);
-            let entry = notes.session_ended(tenant, id, (user, found.try_get("name")?), false);
-            note(&mut work, &[entry]).await?;
+            end_session(&mut work, session.id, SessionEnd::Logout).await?;
+            note(&mut work, &notes.of_session(SessionDeed::Ended, &session)).await?;
         }
         work.commit().await?;
-        Ok(Some(id))
+        Ok(Some(session.id))
     }
 
     async fn forget_user_sessions(&self) -> Result<u64> {
@@ -266,6 +255,25 @@ async fn add_token(
         .execute(&mut **tx)
         .await?;
     Ok(())
+}
+
+async fn end_session(work: &mut Work, id: Uuid, why: SessionEnd) -> Result<()> {
+    sqlx::query("update user_sessions set ended_at = ?, end_reason = ? where id = ? and ended_at is null")
+        .bind(micros(work.now))
+        .bind(why.as_str())
+        .bind(id)
+        .execute(&mut *work.tx)
+        .await?;
+    Ok(())
+}
+
+fn audited(row: &SqliteRow) -> Result<AuditedSession> {
+    Ok(AuditedSession {
+        id: row.try_get("id")?,
+        tenant_id: row.try_get("tenant_id")?,
+        user_id: row.try_get("user_id")?,
+        user_name: row.try_get("user_name")?,
+    })
 }
 
 fn user(row: &SqliteRow) -> Result<User> {

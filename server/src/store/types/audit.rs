@@ -117,6 +117,26 @@ impl AuditFilter {
     }
 }
 
+/// What becomes of a session by one of its refresh tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum SessionDeed {
+    /// New tokens were given for it.
+    Refreshed,
+    /// It came a second time: nobody gets anything for it, and the session is ended.
+    Reused,
+    /// The user has signed out.
+    Ended,
+}
+
+/// A user's session, as far as entries tell of it.
+pub(in crate::store) struct AuditedSession {
+    pub(in crate::store) id: Uuid,
+    pub(in crate::store) tenant_id: Uuid,
+    pub(in crate::store) user_id: Uuid,
+    /// Empty where there is no such user any more.
+    pub(in crate::store) user_name: String,
+}
+
 /// What a call may have to write down. Its ids are chosen before the transaction, so that a transaction that is repeated writes it once.
 pub(in crate::store) struct Notes {
     author: Option<Arc<Author>>,
@@ -132,6 +152,11 @@ impl Notes {
         }
     }
 
+    /// Those of a call by which somebody becomes known: it is written down whoever calls.
+    pub(in crate::store) fn of_credentials(first: Uuid) -> Self {
+        Self { author: Author::of_call(), first }
+    }
+
     /// That somebody has signed in, who is known from then on. The session's id is the entry's.
     pub(in crate::store) fn signed_in(&self, new: &NewUserSession, name: &str) -> [AuditEntry; 1] {
         let author = self.author_or(("user", new.user_id, name));
@@ -139,21 +164,17 @@ impl Notes {
         [AuditEntry { id: new.id, author, ..AuditEntry::changed(deed) }]
     }
 
-    /// That a session was ended: by its user, or because a refresh token of it came a second time.
-    pub(in crate::store) fn session_ended(
-        &self,
-        tenant: Uuid,
-        session: Uuid,
-        (user, name): (Uuid, &str),
-        is_reused: bool,
-    ) -> AuditEntry {
-        let (action, outcome) = match is_reused {
-            true => ("sessions:refresh", AuditOutcome::Denied),
-            false => ("sessions:logout", AuditOutcome::Changed),
+    /// What was done to a session that goes on for longer than the call that began it, by whoever holds a refresh token of it.
+    pub(in crate::store) fn of_session(&self, done: SessionDeed, session: &AuditedSession) -> [AuditEntry; 1] {
+        let AuditedSession { id, tenant_id, user_id, user_name } = session;
+        let (action, outcome) = match done {
+            SessionDeed::Refreshed => ("sessions:refresh", AuditOutcome::Changed),
+            SessionDeed::Reused => ("sessions:refresh", AuditOutcome::Denied),
+            SessionDeed::Ended => ("sessions:logout", AuditOutcome::Changed),
         };
-        let author = self.author_or(("user", user, name));
-        let deed = Deed::session(action, tenant, session, name);
-        AuditEntry { id: nth(session, 1), author, outcome, ..AuditEntry::changed(deed) }
+        let author = self.author_or(("user", *user_id, user_name));
+        let deed = Deed::session(action, *tenant_id, *id, user_name);
+        [AuditEntry { id: self.first, author, outcome, ..AuditEntry::changed(deed) }]
     }
 
     /// That an agent was let in, which is known from then on. Its id is the entry's.

@@ -15,8 +15,8 @@ mod sessions;
 mod upkeep;
 
 pub use agents::*;
-pub(in crate::store) use audit::Notes;
 pub use audit::{AuditEntry, AuditFilter, AuditRow, DropAudit, Sealed};
+pub(in crate::store) use audit::{AuditedSession, Notes, SessionDeed};
 pub use dead_letters::*;
 pub use fires::*;
 pub use identity::*;
