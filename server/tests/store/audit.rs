@@ -441,6 +441,18 @@ pub async fn chains_have_no_gap_whoever_seals(store: DynStore) {
     assert_eq!(held, 80);
 }
 
+/// Whoever comes after one that had nothing to do is not told that the chain is another one's.
+pub async fn who_finds_nothing_lets_go_of_the_chain(store: DynStore) {
+    let drop = DropAudit { age: HOUR, only_copied: false, limit: 10 };
+    let checkpoint = |link, at| signer().sign(Place::Checkpoint, TENANT, link, at);
+    for n in 0..50 {
+        assert_eq!(seal_one(&store, TENANT).await, None);
+        recorded(&store, TENANT, n..n + 1).await;
+        assert_eq!(store.drop_audit(TENANT, &drop, &checkpoint).await.unwrap(), 0);
+        assert!(seal_one(&store, TENANT).await.is_some(), "turn {n}");
+    }
+}
+
 /// Retention drops from the front, and the chain that is left still holds.
 pub async fn what_is_dropped_leaves_a_signed_checkpoint(store: DynStore) {
     for n in 0..4 {

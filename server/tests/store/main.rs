@@ -322,6 +322,7 @@ macro_rules! suite {
                 entries_are_found_by_what_is_asked
                 what_waits_is_sealed_in_the_chain_of_its_tenant
                 chains_have_no_gap_whoever_seals
+                who_finds_nothing_lets_go_of_the_chain
                 what_is_dropped_leaves_a_signed_checkpoint;
             upkeep:
                 upkeep_runs

@@ -32,6 +32,8 @@ impl PgStore {
         .await?;
         let entries: Vec<AuditEntry> = found.iter().map(entry).collect::<Result<_>>()?;
         if entries.is_empty() {
+            // The chain is let go before the answer: who comes next is not to find it taken by nobody.
+            tx.rollback().await?;
             return Ok(None);
         }
         let after = end_of(&mut tx, tenant).await?;
@@ -102,7 +104,10 @@ impl PgStore {
         .fetch_all(&mut *tx)
         .await?;
         let seals: Vec<Seal> = found.iter().map(seal).collect::<Result<_>>()?;
-        let Some(last) = seals.last() else { return Ok(0) };
+        let Some(last) = seals.last() else {
+            tx.rollback().await?;
+            return Ok(0);
+        };
         let before = read_place(&mut tx, tenant, Place::Checkpoint).await?.map(|head| head.link).unwrap_or_default();
         let link = seals.iter().fold(before, |link, seal| seal.link(link));
         let at = seals.iter().map(|seal| seal.last_at).max().unwrap_or(last.last_at);
