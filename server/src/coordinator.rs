@@ -267,7 +267,8 @@ impl Parts {
         }
         self.tasks.spawn(sealer.run(self.loops.clone()));
         if let Some(service) = service {
-            let copier = Copier::new(self.store.clone(), self.locks.clone(), service, authenticator.shared_token());
+            let (store, locks, metrics) = (self.store.clone(), self.locks.clone(), self.metrics.clone());
+            let copier = Copier::new(store, locks, service, authenticator.shared_token(), metrics);
             self.tasks.spawn(copier.run(self.loops.clone()));
         }
     }

@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::Seal;
 use crate::lock::{self, Locks};
 use crate::sibling::Sibling;
-use crate::store::{AuditEntry, DynStore, StoreError};
+use crate::store::{AuditEntry, DynStore, StoreError, Uncopied};
+use crate::telemetry::Metrics;
 
 /// Where its batches go.
 const PATH: &str = "/api/v1/audit/batches";
@@ -31,12 +32,19 @@ pub struct Copier {
     locks: Locks,
     service: Sibling,
     service_token: Option<String>,
+    metrics: Metrics,
 }
 
 impl Copier {
     /// One that posts to a service, with the token that services share where there is one.
-    pub fn new(store: DynStore, locks: Locks, service: Sibling, service_token: Option<String>) -> Self {
-        Self { store, locks, service, service_token }
+    pub fn new(
+        store: DynStore,
+        locks: Locks,
+        service: Sibling,
+        service_token: Option<String>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { store, locks, service, service_token, metrics }
     }
 
     /// Goes on until the end.
@@ -64,12 +72,13 @@ impl Copier {
     /// The store's.
     pub async fn look(&self) -> Result<bool, StoreError> {
         let uncopied = self.store.uncopied().await?;
+        self.metrics.audit_copy_lag(uncopied.iter().map(|uncopied| uncopied.age).max().unwrap_or_default());
         if uncopied.is_empty() {
             return Ok(true);
         }
         // One coordinator at a time: two would only send everything twice.
         let Ok(_held) = self.locks.acquire(lock::AUDIT_COPY, Duration::ZERO).await else { return Ok(true) };
-        for (tenant, copied) in uncopied {
+        for Uncopied { tenant, copied, .. } in uncopied {
             if !self.copy(tenant, copied).await? {
                 return Ok(false);
             }

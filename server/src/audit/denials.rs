@@ -183,11 +183,13 @@ impl DenialLoop {
         if entries.is_empty() {
             return;
         }
-        self.metrics.audit_dropped(dropped);
-        if let Err(error) = self.store.record(&entries).await {
-            tracing::warn!(%error, entries = entries.len(), "denied calls could not be written to the audit log");
-            // It is said with the next ones.
-            self.shared.dropped.fetch_add(dropped + window.calls(), Ordering::Relaxed);
+        match self.store.record(&entries).await {
+            Ok(()) => self.metrics.audit_dropped(dropped),
+            Err(error) => {
+                tracing::warn!(%error, entries = entries.len(), "denied calls could not be written to the audit log");
+                // They are said, and counted, with the next ones.
+                self.shared.dropped.fetch_add(dropped + window.calls(), Ordering::Relaxed);
+            }
         }
     }
 }

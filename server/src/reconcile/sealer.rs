@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Backoff, Pace};
 use crate::audit::{Place, Seal, Signer};
-use crate::store::{DropAudit, DynStore, StoreError};
+use crate::store::{DropAudit, DynStore, StoreError, Unsealed};
 use crate::telemetry::Metrics;
 
 /// How often old entries are looked for.
@@ -79,8 +79,9 @@ impl Sealer {
     /// The store's.
     pub async fn look(&self) -> Result<bool, StoreError> {
         let waiting = self.store.unsealed().await?;
-        self.metrics.audit_unsealed(waiting.iter().map(|(_, count)| count).sum());
-        for (tenant, _) in &waiting {
+        let oldest = waiting.iter().map(|unsealed| unsealed.age).max().unwrap_or_default();
+        self.metrics.audit_unsealed(waiting.iter().map(|unsealed| unsealed.entries).sum(), oldest);
+        for Unsealed { tenant, .. } in &waiting {
             self.seal(*tenant).await?;
         }
         Ok(!waiting.is_empty())

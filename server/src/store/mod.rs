@@ -569,8 +569,8 @@ pub trait Audit: Send + Sync {
     /// One entry.
     async fn audit_entry(&self, tenant: Uuid, id: Uuid) -> Result<Option<AuditRow>>;
 
-    /// The tenants whose entries wait to be sealed, and how many do.
-    async fn unsealed(&self) -> Result<Vec<(Uuid, i64)>>;
+    /// The tenants whose entries wait to be sealed, how many do, and since when.
+    async fn unsealed(&self) -> Result<Vec<Unsealed>>;
 
     /// Takes entries of a tenant that wait, the oldest first and [`IN_A_SEAL`](crate::audit::IN_A_SEAL) at most, and stores the seal that `seal`
     /// makes of them, with the head. Only one coordinator does it at a time: `None` where another one is at it, or nothing waits.
@@ -604,8 +604,8 @@ pub trait Audit: Send + Sync {
     /// The tenants that have seals.
     async fn audited_tenants(&self) -> Result<Vec<Uuid>>;
 
-    /// Tenants with seals that have not been copied, and up to where they have been.
-    async fn uncopied(&self) -> Result<Vec<(Uuid, i64)>>;
+    /// Tenants with seals that have not been copied, up to where they have been, and since when the next one waits.
+    async fn uncopied(&self) -> Result<Vec<Uncopied>>;
 
     /// Notes that a tenant's seals have been copied up to a sequence.
     async fn copied(&self, tenant: Uuid, sequence: i64) -> Result<()>;

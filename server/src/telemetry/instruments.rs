@@ -128,6 +128,8 @@ pub(super) struct Instruments {
     pub(super) audit_entries: Family<ByOutcome, Counter>,
     pub(super) audit_dropped: Counter,
     pub(super) audit_unsealed: Gauge,
+    pub(super) audit_unsealed_age: Level,
+    pub(super) audit_copy_lag: Level,
 }
 
 impl Instruments {
@@ -165,6 +167,18 @@ impl Instruments {
                 Counter::default(),
             ),
             audit_unsealed: plain(r, names::AUDIT_UNSEALED, "Audit entries that wait to be sealed", Gauge::default()),
+            audit_unsealed_age: plain(
+                r,
+                names::AUDIT_UNSEALED_AGE,
+                "How long the first audit entry that is not sealed has waited",
+                Level::default(),
+            ),
+            audit_copy_lag: plain(
+                r,
+                names::AUDIT_COPY_LAG,
+                "How long the first part of the audit log that AUDIT_SERVICE_URL lacks has waited; 0 where there is no such service",
+                Level::default(),
+            ),
             operations: counter(r, names::OPERATIONS, "Calls and internal operations", Counter::default()),
             errors: counter(r, names::ERRORS, "Operations that failed", Counter::default()),
             job_executions: counter(

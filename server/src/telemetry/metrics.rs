@@ -218,9 +218,15 @@ impl Metrics {
         }
     }
 
-    /// How many audit entries wait to be sealed.
-    pub fn audit_unsealed(&self, count: i64) {
+    /// How many audit entries wait to be sealed, and how long the first one has.
+    pub fn audit_unsealed(&self, count: i64, age: Duration) {
         self.inner.instruments.audit_unsealed.set(count);
+        self.inner.instruments.audit_unsealed_age.set(age.as_secs_f64());
+    }
+
+    /// How long the first part of the audit log has waited that the audit service lacks.
+    pub fn audit_copy_lag(&self, lag: Duration) {
+        self.inner.instruments.audit_copy_lag.set(lag.as_secs_f64());
     }
 
     /// Denied calls that the audit log has no entry of.

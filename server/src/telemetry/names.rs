@@ -39,6 +39,8 @@ pub const ACTIVE_CONNECTIONS: &str = "scheduler_active_connections";
 pub const REDIS_BREAKER: &str = "scheduler_redis_breaker_state";
 pub const AGENTS: &str = "scheduler_agents";
 pub const AUDIT_UNSEALED: &str = "scheduler_audit_unsealed";
+pub const AUDIT_UNSEALED_AGE: &str = "scheduler_audit_unsealed_age_seconds";
+pub const AUDIT_COPY_LAG: &str = "scheduler_audit_copy_lag_seconds";
 
 /// What a counter is registered as, for it to be shown under `name`.
 pub(super) fn counter_family(name: &'static str) -> &'static str {

@@ -379,6 +379,13 @@ async fn calls_over_a_rate_limit_are_few_entries() {
     }
 }
 
+/// How far the audit service is behind, as it was seen last.
+fn lag(world: &World) -> f64 {
+    let text = world.metrics.encode();
+    let line = text.lines().find_map(|line| line.strip_prefix("scheduler_audit_copy_lag_seconds "));
+    line.unwrap().parse().unwrap()
+}
+
 /// A service that fails at first, and then takes what it says that it did not.
 async fn audit_service(got: Arc<Mutex<Vec<(String, Value)>>>) -> String {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -410,18 +417,23 @@ async fn a_copy_gets_to_the_audit_service_in_order_whatever_fails() {
         world.post(&format!("{JOBS}/{}/{verb}", id(&job)), json!({})).await.ok();
     }
     sealed(&world).await;
+    let mut lags = Vec::new();
     // Each time another process: what is to be copied is in the database.
     until(async || {
         let store: DynStore = world.store.clone();
         let locks = Locks::new(store.clone(), None, Uuid::now_v7(), Duration::from_secs(30), world.metrics.clone());
         let service = Sibling::new("AUDIT_SERVICE_URL", &url).unwrap();
-        Copier::new(store, locks, service, Some(SERVICE_TOKEN.to_owned())).look().await.unwrap();
+        let token = Some(SERVICE_TOKEN.to_owned());
+        lags.push(lag(&world));
+        Copier::new(store, locks, service, token, world.metrics.clone()).look().await.unwrap();
         // Meanwhile changes go on.
         let version = world.put(&format!("{JOBS}/{}", id(&job)), hourly("a")).await.ok();
         assert!(version["version"].as_i64().unwrap() > 3);
         world.store.uncopied().await.unwrap().is_empty()
     })
     .await;
+    // What it has not got has waited for longer each time, until it has everything.
+    assert!(lags.len() > 2 && lags[0] == 0.0 && lags[1] > 0.0 && lags[2] > lags[1], "{lags:?}");
     let got = got.lock().unwrap().clone();
     let key = |n: i64| format!("{DEFAULT_TENANT}/{n}");
     let keys: Vec<&String> = got.iter().map(|(key, _)| key).collect();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use orrery_proto::v1::{AuditOutcome, Delivery, JobStatus};
 use orrery_server::audit::verify::{self, Fault};
@@ -351,8 +351,8 @@ fn signer() -> Signer {
 
 /// Seals all that waits, as the coordinator's loop does.
 pub async fn seal_all(store: &DynStore) {
-    while let Some((tenant, _)) = store.unsealed().await.unwrap().first().copied() {
-        seal_one(store, tenant).await;
+    while let Some(unsealed) = store.unsealed().await.unwrap().first() {
+        seal_one(store, unsealed.tenant).await;
     }
 }
 
@@ -382,11 +382,21 @@ async fn chain(store: &DynStore, tenant: Uuid) -> (Vec<Seal>, Vec<Fault>) {
 }
 
 pub async fn what_waits_is_sealed_in_the_chain_of_its_tenant(store: DynStore) {
-    recorded(&store, TENANT, 0..1200).await;
+    assert_eq!(store.unsealed().await.unwrap(), []);
+    let began = now(&store).await;
+    recorded(&store, TENANT, 0..1).await;
+    let first = now(&store).await;
+    recorded(&store, TENANT, 1..1200).await;
     recorded(&store, OTHER_TENANT, 0..2).await;
     recorded(&store, DEPLOYMENT, 0..1).await;
-    let waiting: BTreeMap<Uuid, i64> = store.unsealed().await.unwrap().into_iter().collect();
-    assert_eq!(waiting, BTreeMap::from([(DEPLOYMENT, 1), (TENANT, 1200), (OTHER_TENANT, 2)]));
+    let asked = now(&store).await;
+    let waiting = store.unsealed().await.unwrap();
+    let answered = now(&store).await;
+    let counts: BTreeMap<Uuid, i64> = waiting.iter().map(|unsealed| (unsealed.tenant, unsealed.entries)).collect();
+    assert_eq!(counts, BTreeMap::from([(DEPLOYMENT, 1), (TENANT, 1200), (OTHER_TENANT, 2)]));
+    // It is the first one that has waited longest.
+    let age = waiting.iter().find(|unsealed| unsealed.tenant == TENANT).unwrap().age;
+    assert!(((asked - first).to_std().unwrap()..=(answered - began).to_std().unwrap()).contains(&age), "{age:?}");
     let old = Duration::ZERO;
     assert_eq!(store.left_unsealed(OTHER_TENANT, old, 10).await.unwrap().iter().filter(|(_, there)| *there).count(), 2);
     assert_eq!(store.left_unsealed(OTHER_TENANT, HOUR, 10).await.unwrap(), []);
@@ -410,6 +420,16 @@ pub async fn what_waits_is_sealed_in_the_chain_of_its_tenant(store: DynStore) {
     assert_eq!(store.highest_sealed(TENANT, 1).await.unwrap(), entry(TENANT, 999).id);
     assert_eq!(store.audit_seals_around(TENANT, entry(TENANT, 1100).id).await.unwrap(), seals[1..]);
     assert_eq!(store.audit_ids(TENANT, entry(TENANT, 5).id, Some(entry(TENANT, 8).id), 10).await.unwrap().len(), 3);
+}
+
+/// This seal is the first that the audit service lacks, and has waited since it was made.
+async fn uncopied_from(store: &DynStore, seal: &Seal) {
+    let asked = now(store).await;
+    let uncopied = store.uncopied().await.unwrap().remove(0);
+    let answered = now(store).await;
+    assert_eq!((uncopied.tenant, uncopied.copied), (seal.tenant, seal.sequence - 1));
+    let waited = |at: DateTime<Utc>| (at - seal.sealed_at).to_std().unwrap();
+    assert!((waited(asked)..=waited(answered)).contains(&uncopied.age), "{uncopied:?}");
 }
 
 /// Several coordinators seal while callers write.
@@ -467,9 +487,10 @@ pub async fn what_is_dropped_leaves_a_signed_checkpoint(store: DynStore) {
     assert_eq!(dropped(drop(HOUR, false, 10)).await, 0);
     // What the audit service has not is kept.
     assert_eq!(dropped(drop(Duration::ZERO, true, 10)).await, 0);
-    assert_eq!(store.uncopied().await.unwrap(), [(TENANT, 0)]);
+    let sealed = store.audit_seals(TENANT, 0, 10).await.unwrap();
+    uncopied_from(&store, &sealed[0]).await;
     store.copied(TENANT, 1).await.unwrap();
-    assert_eq!(store.uncopied().await.unwrap(), [(TENANT, 1)]);
+    uncopied_from(&store, &sealed[1]).await;
     assert_eq!(dropped(drop(Duration::ZERO, true, 10)).await, 1);
     assert_eq!(dropped(drop(Duration::ZERO, false, 2)).await, 2);
     let checkpoint = store.audit_head(TENANT, Place::Checkpoint).await.unwrap().unwrap();

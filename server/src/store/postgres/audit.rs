@@ -14,7 +14,8 @@ use super::{PgStore, micros, rows};
 use crate::audit::{Author, Deed, Head, Place, Resource, Seal};
 use crate::execution::manual_id;
 use crate::store::{
-    Audit, AuditEntry, AuditFilter, AuditRow, DropAudit, Notes, Page, Result, SealAudit, Sealed, SignCheckpoint, text,
+    Audit, AuditEntry, AuditFilter, AuditRow, DropAudit, Notes, Page, Result, SealAudit, Sealed, SignCheckpoint,
+    Uncopied, Unsealed, text,
 };
 
 const TABLE: &str = "audit_entries";
@@ -86,7 +87,7 @@ impl Audit for PgStore {
         found.as_ref().map(row).transpose()
     }
 
-    async fn unsealed(&self) -> Result<Vec<(Uuid, i64)>> {
+    async fn unsealed(&self) -> Result<Vec<Unsealed>> {
         in_time(self.waiting()).await
     }
 
@@ -165,14 +166,17 @@ impl Audit for PgStore {
         Ok(sqlx::query_scalar(tenants).fetch_all(self.audit()).await?)
     }
 
-    async fn uncopied(&self) -> Result<Vec<(Uuid, i64)>> {
-        let found = sqlx::query_as(
-            "select h.tenant_id, coalesce(c.sequence, 0) from audit_heads h left join audit_copies c using (tenant_id)
+    async fn uncopied(&self) -> Result<Vec<Uncopied>> {
+        let found: Vec<(Uuid, i64, i64)> = sqlx::query_as(
+            "select h.tenant_id, coalesce(c.sequence, 0),
+                coalesce((select (extract(epoch from clock_timestamp() - s.sealed_at) * 1000000)::bigint from audit_seals s
+                    where s.tenant_id = h.tenant_id and s.sequence > coalesce(c.sequence, 0) order by s.sequence limit 1), 0)
+             from audit_heads h left join audit_copies c using (tenant_id)
              where h.kind = 'head' and h.sequence > coalesce(c.sequence, 0) order by h.tenant_id",
         )
         .fetch_all(self.audit())
         .await?;
-        Ok(found)
+        Ok(found.into_iter().map(Uncopied::of).collect())
     }
 
     async fn copied(&self, tenant: Uuid, sequence: i64) -> Result<()> {

@@ -9,12 +9,20 @@ use super::commit::commit;
 use super::{PgStore, micros, number_of, rows};
 use crate::audit::chain::unpacked;
 use crate::audit::{Head, IN_A_SEAL, Link, Place, Seal};
-use crate::store::{AuditEntry, DropAudit, Result, SealAudit, Sealed, SignCheckpoint};
+use crate::store::{AuditEntry, DropAudit, Result, SealAudit, Sealed, SignCheckpoint, Unsealed};
 
 impl PgStore {
-    pub(super) async fn waiting(&self) -> Result<Vec<(Uuid, i64)>> {
-        let waiting = "select tenant_id, count(*) from audit_unsealed group by tenant_id";
-        Ok(sqlx::query_as(waiting).fetch_all(self.audit()).await?)
+    pub(super) async fn waiting(&self) -> Result<Vec<Unsealed>> {
+        let found: Vec<(Uuid, i64, i64)> = sqlx::query_as(
+            "select w.tenant_id, w.entries, coalesce((extract(epoch from clock_timestamp() - f.at) * 1000000)::bigint, 0)
+             from (select tenant_id, count(*) as entries from audit_unsealed group by tenant_id) w
+             left join lateral (
+                select e.at from audit_unsealed u join audit_entries e on e.tenant_id = u.tenant_id and e.id = u.id
+                where u.tenant_id = w.tenant_id order by u.id limit 1) f on true",
+        )
+        .fetch_all(self.audit())
+        .await?;
+        Ok(found.into_iter().map(Unsealed::of).collect())
     }
 
     pub(super) async fn seal_next(&self, tenant: Uuid, seal: &SealAudit<'_>) -> Result<Option<Sealed>> {

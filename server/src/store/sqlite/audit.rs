@@ -16,6 +16,7 @@ use crate::execution::manual_id;
 use crate::store::text::plain;
 use crate::store::{
     Audit, AuditEntry, AuditFilter, AuditRow, DropAudit, Notes, Page, Result, SealAudit, Sealed, SignCheckpoint,
+    Uncopied, Unsealed,
 };
 
 const TABLE: &str = "audit_entries";
@@ -87,9 +88,8 @@ impl Audit for SqliteStore {
         found.as_ref().map(row).transpose()
     }
 
-    async fn unsealed(&self) -> Result<Vec<(Uuid, i64)>> {
-        let waiting = "select tenant_id, count(*) from audit_unsealed group by tenant_id";
-        Ok(sqlx::query_as(waiting).fetch_all(&self.readers).await?)
+    async fn unsealed(&self) -> Result<Vec<Unsealed>> {
+        self.waiting().await
     }
 
     async fn seal_audit(&self, tenant: Uuid, seal: &SealAudit<'_>) -> Result<Option<Sealed>> {
@@ -167,14 +167,17 @@ impl Audit for SqliteStore {
         Ok(sqlx::query_scalar(tenants).fetch_all(&self.readers).await?)
     }
 
-    async fn uncopied(&self) -> Result<Vec<(Uuid, i64)>> {
-        let found = sqlx::query_as(
-            "select h.tenant_id, coalesce(c.sequence, 0) from audit_heads h left join audit_copies c using (tenant_id) \
+    async fn uncopied(&self) -> Result<Vec<Uncopied>> {
+        let found: Vec<(Uuid, i64, i64)> = sqlx::query_as(
+            "select h.tenant_id, coalesce(c.sequence, 0), coalesce(?1 - (select s.sealed_at from audit_seals s \
+                where s.tenant_id = h.tenant_id and s.sequence > coalesce(c.sequence, 0) order by s.sequence limit 1), 0) \
+             from audit_heads h left join audit_copies c using (tenant_id) \
              where h.kind = 'head' and h.sequence > coalesce(c.sequence, 0) order by h.tenant_id",
         )
+        .bind(micros(self.clock()))
         .fetch_all(&self.readers)
         .await?;
-        Ok(found)
+        Ok(found.into_iter().map(Uncopied::of).collect())
     }
 
     async fn copied(&self, tenant: Uuid, sequence: i64) -> Result<()> {

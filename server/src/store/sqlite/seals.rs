@@ -9,12 +9,25 @@ use super::rows::{before, corrupt, instant, micros};
 use super::{SqliteStore, Work};
 use crate::audit::chain::{Hash, unpacked};
 use crate::audit::{Head, IN_A_SEAL, Link, Place, Seal};
-use crate::store::{AuditEntry, DropAudit, Result, SealAudit, Sealed, SignCheckpoint};
+use crate::store::{AuditEntry, DropAudit, Result, SealAudit, Sealed, SignCheckpoint, Unsealed};
 
 const SEALS: &str = "audit_seals";
 const HEADS: &str = "audit_heads";
 
 impl SqliteStore {
+    pub(super) async fn waiting(&self) -> Result<Vec<Unsealed>> {
+        let found: Vec<(Uuid, i64, i64)> = sqlx::query_as(
+            "select w.tenant_id, w.entries, coalesce(?1 - (select e.at from audit_unsealed u \
+                join audit_entries e on e.tenant_id = u.tenant_id and e.id = u.id \
+                where u.tenant_id = w.tenant_id order by u.id limit 1), 0) \
+             from (select tenant_id, count(*) as entries from audit_unsealed group by tenant_id) w",
+        )
+        .bind(micros(self.clock()))
+        .fetch_all(&self.readers)
+        .await?;
+        Ok(found.into_iter().map(Unsealed::of).collect())
+    }
+
     pub(super) async fn seal_next(&self, tenant: Uuid, seal: &SealAudit<'_>) -> Result<Option<Sealed>> {
         let mut work = self.write().await?;
         let found = sqlx::query(

@@ -32,6 +32,25 @@ pub struct AuditRow {
     pub is_sealed: bool,
 }
 
+/// What of a tenant waits to be sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsealed {
+    pub tenant: Uuid,
+    pub entries: i64,
+    /// How long the first one in the queue has waited.
+    pub age: Duration,
+}
+
+/// What of a tenant the audit service does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uncopied {
+    pub tenant: Uuid,
+    /// Up to which seal it has them; 0: none.
+    pub copied: i64,
+    /// How long the first one that it lacks has waited.
+    pub age: Duration,
+}
+
 /// What a seal has taken up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sealed {
@@ -41,6 +60,23 @@ pub struct Sealed {
     pub denied: u64,
     /// Whether as many waited as a seal holds.
     pub more: bool,
+}
+
+impl Unsealed {
+    pub(in crate::store) fn of((tenant, entries, micros): (Uuid, i64, i64)) -> Self {
+        Self { tenant, entries, age: age(micros) }
+    }
+}
+
+impl Uncopied {
+    pub(in crate::store) fn of((tenant, copied, micros): (Uuid, i64, i64)) -> Self {
+        Self { tenant, copied, age: age(micros) }
+    }
+}
+
+/// Of microseconds by one clock, which may have been set back.
+fn age(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 impl Sealed {

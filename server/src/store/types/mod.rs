@@ -15,7 +15,7 @@ mod sessions;
 mod upkeep;
 
 pub use agents::*;
-pub use audit::{AuditEntry, AuditFilter, AuditRow, DropAudit, Sealed};
+pub use audit::{AuditEntry, AuditFilter, AuditRow, DropAudit, Sealed, Uncopied, Unsealed};
 pub(in crate::store) use audit::{AuditedSession, Notes, SessionDeed};
 pub use dead_letters::*;
 pub use fires::*;

@@ -82,6 +82,8 @@ fn every_documented_name_is_shown_once() {
         names::ACTIVE_CONNECTIONS,
         names::AGENTS,
         names::AUDIT_UNSEALED,
+        names::AUDIT_UNSEALED_AGE,
+        names::AUDIT_COPY_LAG,
         names::AUDIT_DROPPED,
     ];
     for name in counters {
@@ -92,7 +94,7 @@ fn every_documented_name_is_shown_once() {
         assert_eq!(text.matches(&format!("# TYPE {name} histogram\n")).count(), 1, "{name}");
     }
     let families = text.matches("# TYPE ").count();
-    assert_eq!(families, 33);
+    assert_eq!(families, 35);
 }
 
 #[test]
