@@ -465,7 +465,7 @@ pub async fn chains_have_no_gap_whoever_seals(store: DynStore) {
 pub async fn who_finds_nothing_lets_go_of_the_chain(store: DynStore) {
     let drop = DropAudit { age: HOUR, only_copied: false, limit: 10 };
     let checkpoint = |link, at| signer().sign(Place::Checkpoint, TENANT, link, at);
-    for n in 0..50 {
+    for n in 0..150 {
         assert_eq!(seal_one(&store, TENANT).await, None);
         recorded(&store, TENANT, n..n + 1).await;
         assert_eq!(store.drop_audit(TENANT, &drop, &checkpoint).await.unwrap(), 0);
