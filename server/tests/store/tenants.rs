@@ -284,19 +284,21 @@ pub async fn what_is_set_aside_never_passes_the_quota(store: DynStore) {
     if !early_in_the_hour(&store).await {
         return;
     }
-    // So little that those which come together find its end.
-    changed(&store, TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(20)).await;
-    let tasks = (0..20).map(|_| {
-        let store = store.clone();
-        tokio::spawn(async move { store.set_aside(TENANT, 7, 1_000_000).await.unwrap() })
-    });
     let mut granted = 0;
-    for task in tasks.collect::<Vec<_>>() {
-        let set_aside = task.await.unwrap();
-        assert!(set_aside.ends_in <= std::time::Duration::from_secs(3600));
-        granted += set_aside.granted;
+    // So little more each time that those which come together find its end, and often enough that some do.
+    for quota in (20..=200).step_by(20) {
+        changed(&store, TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(quota)).await;
+        let tasks = (0..20).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.set_aside(TENANT, 7, 1_000_000).await.unwrap() })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            let set_aside = task.await.unwrap();
+            assert!(set_aside.ends_in <= std::time::Duration::from_secs(3600));
+            granted += set_aside.granted;
+        }
+        assert_eq!((granted, store.hour_of(TENANT).await.unwrap()), (quota, quota));
     }
-    assert_eq!((granted, store.hour_of(TENANT).await.unwrap()), (20, 20));
     assert_eq!(store.set_aside(TENANT, 1, 0).await.unwrap().granted, 0);
     assert_eq!(store.set_aside(OTHER_TENANT, 7, 5).await.unwrap().granted, 5, "the default");
     assert_eq!(store.set_aside(Uuid::from_u128(3), 7, 0).await.unwrap().granted, 7, "none at all");
