@@ -123,6 +123,12 @@ impl Error {
         Self::new(Kind::Denied, "TENANT_SUSPENDED", message)
     }
 
+    /// A user is to have roles that there are not.
+    pub fn no_such_roles(names: &[String]) -> Self {
+        let message = format!("there is no role {}; orrery role list shows them", names.join(", "));
+        Self::field("INVALID_ROLE", "roles", message)
+    }
+
     /// Another role of the tenant has this name.
     pub fn role_name_taken(name: &str) -> Self {
         let message = format!("name: another role of this tenant is called {name}; choose another name");

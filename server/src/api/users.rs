@@ -42,7 +42,8 @@ impl UserService for Api {
             last_login_at: None,
             disabled_at: None,
         };
-        self.store.create_user(&user).await.map_err(Error::from)?;
+        let made_roles = self.authenticator.made_roles(&user.roles);
+        self.store.create_user(&user, &made_roles).await.map_err(Error::from)?;
         Ok(Response::new(convert_user(user)))
     }
 
@@ -69,8 +70,10 @@ impl UserService for Api {
         let id = request::id("id", &message.id)?;
         self.may_change(&principal, id).await?;
         let display_name = Some(display_name(message.display_name)?);
-        let roles = Some(self.roles_to_give(&principal, message.roles).await?);
-        self.change_user(&principal, id, UserChange { display_name, roles, ..UserChange::default() }).await
+        let roles = self.roles_to_give(&principal, message.roles).await?;
+        let made_roles = self.authenticator.made_roles(&roles);
+        let change = UserChange { display_name, roles: Some(roles), made_roles, ..UserChange::default() };
+        self.change_user(&principal, id, change).await
     }
 
     async fn disable_user(&self, request: Request<DisableUserRequest>) -> Result<Response<User>, Status> {
@@ -121,8 +124,7 @@ impl Api {
         let tenant = principal.tenant();
         let unknown = self.authenticator.unknown_roles(tenant, &roles).await?;
         if !unknown.is_empty() {
-            let message = format!("there is no role {}; orrery role list shows them", unknown.join(", "));
-            return Err(Error::field("INVALID_ROLE", "roles", message));
+            return Err(Error::no_such_roles(&unknown));
         }
         // Of nobody yet, so that nothing else is in it.
         let to = Grantee { tenant, kind: GranteeKind::User, id: Uuid::nil(), roles: &roles };

@@ -133,6 +133,11 @@ impl Authenticator {
         self.inner.holdings.of(to, name).await
     }
 
+    /// Those of these roles that the tenant has made, and that must be there when they are given.
+    pub(crate) fn made_roles(&self, roles: &[String]) -> Vec<String> {
+        self.inner.holdings.made(roles)
+    }
+
     /// Those of these roles that there are not.
     pub(crate) async fn unknown_roles(&self, tenant: Uuid, roles: &[String]) -> Result<Vec<String>, Error> {
         self.inner.holdings.unknown(tenant, roles).await

@@ -95,6 +95,12 @@ impl Holdings {
         Ok(unknown.cloned().collect())
     }
 
+    /// Those of these roles that the tenant has made. What a service knows is not here.
+    pub(super) fn made(&self, roles: &[String]) -> Vec<String> {
+        let made = roles.iter().filter(|role| self.service.is_none() && role::built_in(role).is_none());
+        made.cloned().collect()
+    }
+
     /// What is remembered of a tenant counts no more.
     pub(super) fn forget(&self, tenant: Uuid) {
         self.recent.forget(|(of, ..), _| *of == tenant);

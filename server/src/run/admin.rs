@@ -97,7 +97,7 @@ async fn create_as(args: AdminArgs) -> Result<(), RunError> {
                 last_login_at: None,
                 disabled_at: None,
             };
-            store.create_user(&user).await.map_err(not_made)?;
+            store.create_user(&user, &[]).await.map_err(not_made)?;
         }
     }
     if given.is_none() {

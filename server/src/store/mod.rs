@@ -397,11 +397,11 @@ pub trait Tenants: Send + Sync {
 /// People who sign in with a password, and their sessions.
 #[async_trait]
 pub trait Users: Send + Sync {
-    /// Makes a user.
+    /// Makes a user. `made_roles`: those of its roles that the tenant has made, and that must be there.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] (USER_NAME_TAKEN).
-    async fn create_user(&self, user: &User) -> Result<()>;
+    /// [`StoreError::Refused`] (USER_NAME_TAKEN, INVALID_ROLE).
+    async fn create_user(&self, user: &User, made_roles: &[String]) -> Result<()>;
 
     /// One user, unless another tenant's.
     async fn user(&self, tenant: Uuid, id: Uuid) -> Result<Option<User>>;
@@ -415,7 +415,7 @@ pub trait Users: Send + Sync {
     /// Changes a user, and ends the sessions that the change says.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
+    /// [`StoreError::NotFound`]; [`StoreError::Refused`] (INVALID_ROLE) where a role that it is given is not there.
     async fn change_user(&self, tenant: Uuid, id: Uuid, change: &UserChange) -> Result<User>;
 
     /// Begins a session, and notes the login. `false` where the user has been disabled, or is none.
@@ -529,6 +529,11 @@ pub trait Roles: Send + Sync {
 
     /// The roles that somebody has: those that are bound to it, and what is known of those that it is said to have.
     async fn granted(&self, to: &Grantee<'_>) -> Result<Vec<Granted>>;
+}
+
+/// Those of these roles that are not there.
+fn absent(names: &[String], there: &[String]) -> Vec<String> {
+    names.iter().filter(|name| !there.contains(&text::plain(name).into_owned())).cloned().collect()
 }
 
 /// Why a role is not deleted: who would lose it.

@@ -304,6 +304,7 @@ macro_rules! suite {
                 what_somebody_has_is_found
                 a_role_that_somebody_has_stays
                 no_binding_is_left_of_a_deleted_role
+                no_user_has_a_deleted_role
                 lists_show_what_a_tag_lets_see;
             secrets:
                 versions_are_kept_and_found

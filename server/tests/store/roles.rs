@@ -188,6 +188,36 @@ pub async fn no_binding_is_left_of_a_deleted_role(store: DynStore) {
     }
 }
 
+/// The same of a user's own roles, whether the user is new or is changed.
+pub async fn no_user_has_a_deleted_role(store: DynStore) {
+    let anna = crate::users::user(&store, "anna").await;
+    for n in 0..50 {
+        let name = format!("role-{n}");
+        role(&store, TENANT, &name, &["jobs:read"]).await;
+        let (roles, made_roles) = (names(&["viewer", &name]), names(&[&name]));
+        let give = async {
+            if n % 2 == 0 {
+                let id = Uuid::now_v7();
+                let new = User { id, name: format!("user-{n}"), roles: roles.clone(), ..anna.clone() };
+                store.create_user(&new, &made_roles).await.map(|()| new)
+            } else {
+                let change =
+                    UserChange { roles: Some(roles.clone()), made_roles: made_roles.clone(), ..UserChange::default() };
+                store.change_user(TENANT, anna.id, &change).await
+            }
+        };
+        let (given, deleted) = tokio::join!(give, store.delete_role(TENANT, &name));
+        let is_there = store.role(TENANT, &name).await.unwrap().is_some();
+        assert_eq!((given.is_ok(), deleted.is_err()), (is_there, is_there), "{given:?} {deleted:?}");
+        match given {
+            Ok(user) => assert_eq!(store.user(TENANT, user.id).await.unwrap().unwrap().roles, roles),
+            Err(_) => assert!(refused(given, "INVALID_ROLE").contains(&name)),
+        }
+        let elsewhere = User { id: Uuid::now_v7(), tenant_id: OTHER_TENANT, roles, ..anna.clone() };
+        refused(store.create_user(&elsewhere, &made_roles).await, "INVALID_ROLE");
+    }
+}
+
 pub async fn lists_show_what_a_tag_lets_see(store: DynStore) {
     let tagged = |name: &'static str, tags: &'static [&'static str]| {
         job_with(&store, name, |job| {

@@ -26,7 +26,7 @@ pub(crate) async fn user(store: &DynStore, name: &str) -> User {
         last_login_at: None,
         disabled_at: None,
     };
-    store.create_user(&user).await.unwrap();
+    store.create_user(&user, &[]).await.unwrap();
     user
 }
 
@@ -67,11 +67,11 @@ pub async fn a_user_reads_back_and_is_its_tenants(store: DynStore) {
 pub async fn names_of_users_are_unique_in_their_tenant(store: DynStore) {
     let anna = user(&store, "anna").await;
     let again = User { id: Uuid::now_v7(), ..anna.clone() };
-    match store.create_user(&again).await {
+    match store.create_user(&again, &[]).await {
         Err(StoreError::Refused(error)) => assert_eq!(error.code, "USER_NAME_TAKEN"),
         other => panic!("{other:?}"),
     }
-    store.create_user(&User { tenant_id: OTHER_TENANT, ..again }).await.unwrap();
+    store.create_user(&User { tenant_id: OTHER_TENANT, ..again }, &[]).await.unwrap();
 }
 
 pub async fn a_change_leaves_the_rest(store: DynStore) {

@@ -12,7 +12,8 @@ use super::{PgStore, retried, rows, violated};
 use crate::audit::Deed;
 use crate::error::Error;
 use crate::store::{
-    BindingFilter, Granted, Grantee, Notes, Page, Result, Role, RoleBinding, Roles, StoreError, role_in_use, text,
+    BindingFilter, Granted, Grantee, Notes, Page, Result, Role, RoleBinding, Roles, StoreError, absent, role_in_use,
+    text,
 };
 
 const TABLE: &str = "role_bindings";
@@ -186,7 +187,7 @@ impl Roles for PgStore {
 impl PgStore {
     async fn try_delete_role(&self, tenant: Uuid, name: &str, notes: &Notes) -> Result<()> {
         let mut tx = self.begin_identity().await?;
-        // Who binds it meanwhile waits for this lock, and then finds no role.
+        // Who gives it to somebody meanwhile waits for this lock, and then finds no role.
         let role = locked(&mut tx, tenant, name).await?;
         let users: Vec<String> = sqlx::query_scalar(
             "select name from users where tenant_id = $1 and $2 = any(roles) order by name limit 10",
@@ -214,13 +215,8 @@ impl PgStore {
 
     async fn try_bind(&self, new: &RoleBinding, is_made: bool, notes: &Notes) -> Result<RoleBinding> {
         let mut tx = self.begin_identity().await?;
-        if is_made {
-            sqlx::query("select 1 from roles where tenant_id = $1 and name = $2 for key share")
-                .bind(new.tenant_id)
-                .bind(text::plain(&new.role))
-                .fetch_optional(&mut *tx)
-                .await?
-                .ok_or(StoreError::NotFound)?;
+        if is_made && !missing(&mut tx, new.tenant_id, std::slice::from_ref(&new.role)).await?.is_empty() {
+            return Err(StoreError::NotFound);
         }
         // What is there already is written over with itself, so that it is answered with.
         let bound = sqlx::query(concat!(
@@ -246,6 +242,27 @@ impl PgStore {
         commit(tx).await?;
         Ok(bound)
     }
+}
+
+/// Roles that are being given to a user must be there, and stay until the transaction ends: whoever deletes one waits, and then finds who has it.
+pub(super) async fn keep_roles(tx: &mut PgConnection, tenant: Uuid, made: &[String]) -> Result<()> {
+    let missing = missing(tx, tenant, made).await?;
+    if missing.is_empty() { Ok(()) } else { Err(StoreError::Refused(Box::new(Error::no_such_roles(&missing)))) }
+}
+
+/// Those of these roles that there are not; the others are kept from being deleted.
+async fn missing(tx: &mut PgConnection, tenant: Uuid, names: &[String]) -> Result<Vec<String>> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let there: Vec<String> = sqlx::query_scalar(
+        "select name from roles where tenant_id = $1 and name = any($2) order by name for key share",
+    )
+    .bind(tenant)
+    .bind(names.iter().map(|name| text::plain(name).into_owned()).collect::<Vec<_>>())
+    .fetch_all(tx)
+    .await?;
+    Ok(absent(names, &there))
 }
 
 /// A role under a lock.

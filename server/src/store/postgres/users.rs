@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::audit::note;
 use super::commit::commit;
+use super::roles::keep_roles;
 use super::{PgStore, micros, retried, violated};
 use crate::audit::Deed;
 use crate::error::Error;
@@ -38,9 +39,10 @@ macro_rules! select_session {
 
 #[async_trait]
 impl Users for PgStore {
-    async fn create_user(&self, user: &User) -> Result<()> {
+    async fn create_user(&self, user: &User, made_roles: &[String]) -> Result<()> {
         let notes = self.notes();
         let mut tx = self.begin_identity().await?;
+        keep_roles(&mut tx, user.tenant_id, made_roles).await?;
         let made = sqlx::query(
             "insert into users (id, tenant_id, name, display_name, password_hash, roles, created_by, created_at, updated_at)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
@@ -162,6 +164,7 @@ impl PgStore {
         .fetch_optional(&mut *tx)
         .await?;
         let before = before.as_ref().map(user).ok_or(StoreError::NotFound)??;
+        keep_roles(&mut tx, tenant, &change.made_roles).await?;
         let changed = sqlx::query(concat!(
             "update users u set display_name = coalesce($3, u.display_name), roles = coalesce($4, u.roles),
                  password_hash = coalesce($5, u.password_hash),

@@ -12,7 +12,9 @@ use super::{SqliteStore, Work};
 use crate::audit::Deed;
 use crate::error::Error;
 use crate::store::text::plain;
-use crate::store::{BindingFilter, Granted, Grantee, Page, Result, Role, RoleBinding, Roles, StoreError, role_in_use};
+use crate::store::{
+    BindingFilter, Granted, Grantee, Page, Result, Role, RoleBinding, Roles, StoreError, absent, role_in_use,
+};
 
 const ROLES: &str = "roles";
 const BINDINGS: &str = "role_bindings";
@@ -199,6 +201,22 @@ impl Roles for SqliteStore {
         };
         rows.iter().map(granted).collect()
     }
+}
+
+/// Roles that are being given to a user must be there. Nobody else writes until the transaction ends.
+pub(super) async fn require_roles(work: &mut Work, tenant: Uuid, made: &[String]) -> Result<()> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = made.iter().map(|name| plain(name)).collect();
+    let there: Vec<String> =
+        sqlx::query_scalar("select name from roles where tenant_id = ? and name in (select value from json_each(?))")
+            .bind(tenant)
+            .bind(to_json(ROLES, &names)?)
+            .fetch_all(&mut *work.tx)
+            .await?;
+    let missing = absent(made, &there);
+    if missing.is_empty() { Ok(()) } else { Err(StoreError::Refused(Box::new(Error::no_such_roles(&missing)))) }
 }
 
 /// A role as it stands in a transaction.

@@ -7,6 +7,7 @@ use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 use uuid::Uuid;
 
 use super::audit::note;
+use super::roles::require_roles;
 use super::rows::{after, before, instant, json, maybe_instant, micros, to_json};
 use super::{SqliteStore, Work};
 use crate::audit::Deed;
@@ -22,9 +23,10 @@ const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
 
 #[async_trait]
 impl Users for SqliteStore {
-    async fn create_user(&self, user: &User) -> Result<()> {
+    async fn create_user(&self, user: &User, made_roles: &[String]) -> Result<()> {
         let notes = self.notes();
         let mut work = self.write().await?;
+        require_roles(&mut work, user.tenant_id, made_roles).await?;
         let made = sqlx::query(
             "insert into users (id, tenant_id, name, display_name, password_hash, roles, created_by, created_at, updated_at) \
              values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8) on conflict (tenant_id, name) do nothing",
@@ -85,6 +87,7 @@ impl Users for SqliteStore {
             .fetch_optional(&mut *work.tx)
             .await?;
         let before = before.as_ref().map(user).ok_or(StoreError::NotFound)??;
+        require_roles(&mut work, tenant, &change.made_roles).await?;
         let roles = change.roles.as_ref().map(|roles| to_json(TABLE, roles)).transpose()?;
         let row = sqlx::query(
             "update users set display_name = coalesce(?3, display_name), roles = coalesce(?4, roles), \

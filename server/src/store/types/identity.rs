@@ -85,6 +85,8 @@ impl std::fmt::Debug for User {
 pub struct UserChange {
     pub display_name: Option<String>,
     pub roles: Option<Vec<String>>,
+    /// Those of `roles` that the tenant has made, and that must be there.
+    pub made_roles: Vec<String>,
     /// Disabling ends the user's sessions.
     pub disabled: Option<bool>,
     /// A new password ends the user's sessions.
