@@ -49,6 +49,7 @@ mod reflection;
 mod repeating;
 mod restart;
 mod retry;
+mod roles;
 mod rolling;
 mod routing;
 mod secrets;
