@@ -7,6 +7,7 @@ mod changes;
 mod error;
 mod histogram;
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 mod tally;
 mod text;

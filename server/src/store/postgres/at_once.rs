@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::apply::applied;
 use super::asked::Asked;
+use super::audit::bind_entries;
 use super::commit::{Tries, is_answer};
 use super::release::unused_policy;
 use super::rows::trigger_number;
@@ -293,9 +294,8 @@ fn statement(quick: &[Quick]) -> Query<'_> {
     let lease = |one: &'_ Quick| one.grant.as_ref().and_then(|grant| grant.execution.lease().cloned());
     let ids: Vec<Option<Uuid>> = quick.iter().map(|one| Some(one.execution.id)).collect();
     let noted: Vec<&AuditEntry> = quick.iter().flat_map(|one| &one.noted).collect();
-    let texts = |of: fn(&AuditEntry) -> &str| -> Vec<String> { noted.iter().map(|entry| plain(of(entry))).collect() };
     let first = quick.iter().find_map(|one| one.grant.as_ref());
-    sqlx::query(STATEMENT)
+    let query = sqlx::query(STATEMENT)
         .bind(jobs.iter().map(|asked| asked.job.id).collect::<Vec<_>>())
         .bind(jobs.iter().map(|asked| asked.job.version).collect::<Vec<_>>())
         .bind(jobs.iter().map(|asked| asked.job.status.as_json_str()).collect::<Vec<_>>())
@@ -319,18 +319,9 @@ fn statement(quick: &[Quick]) -> Query<'_> {
         .bind(instant(&ids))
         // What the state machine makes of a first lease is the same for all.
         .bind(first.map_or(0, |grant| grant.execution.epoch))
-        .bind(first.map_or(0, |grant| grant.execution.attempt))
-        .bind(noted.iter().map(|entry| entry.id).collect::<Vec<_>>())
-        .bind(texts(|entry| &entry.author.kind))
-        .bind(noted.iter().map(|entry| entry.author.id).collect::<Vec<_>>())
-        .bind(texts(|entry| &entry.author.name))
-        .bind(texts(|entry| &entry.deed.action))
-        .bind(texts(|entry| &entry.deed.resource.kind))
-        .bind(texts(|entry| &entry.deed.resource.id))
-        .bind(texts(|entry| &entry.deed.resource.name))
-        .bind(texts(|entry| &entry.author.address))
-        .bind(texts(|entry| &entry.author.request_id))
-        .bind(texts(|entry| entry.deed.after.as_deref().unwrap_or_default()))
+        .bind(first.map_or(0, |grant| grant.execution.attempt));
+    bind_entries(query, &noted)
+        .bind(noted.iter().map(|entry| plain(entry.deed.after.as_deref().unwrap_or_default())).collect::<Vec<_>>())
         .bind(AuditOutcome::Changed.as_json_str())
 }
 

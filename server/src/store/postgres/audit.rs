@@ -1,26 +1,23 @@
 //! [`Audit`]: entries, as they are written and read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orrery_proto::v1::AuditOutcome;
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::commit::{commit, in_time};
-use super::{PgStore, micros, rows};
-use crate::audit::{Author, Deed, Head, Place, Resource, Seal};
+use super::{PgStore, micros};
+use crate::audit::{Head, Place, Seal};
 use crate::execution::manual_id;
+use crate::store::rows::{audit_entry, audit_row};
 use crate::store::{
     Audit, AuditEntry, AuditFilter, AuditRow, DropAudit, Notes, Page, Result, SealAudit, Sealed, SignCheckpoint,
     Uncopied, Unsealed, text,
 };
 
-const TABLE: &str = "audit_entries";
-
-/// `select` of what [`row`] reads.
+/// `select` of what [`audit_row`] reads.
 macro_rules! select_entries {
     () => {
         "select e.*, not exists (select from audit_unsealed u where u.tenant_id = e.tenant_id and u.id = e.id) as is_sealed
@@ -75,7 +72,7 @@ impl Audit for PgStore {
         }
         query.push(" order by e.id desc limit ").push_bind(page.limit.max(0));
         let found = query.build().fetch_all(&mut *self.read_for(tenant).await?).await?;
-        found.iter().map(row).collect()
+        found.iter().map(audit_row).collect()
     }
 
     async fn audit_entry(&self, tenant: Uuid, id: Uuid) -> Result<Option<AuditRow>> {
@@ -84,7 +81,7 @@ impl Audit for PgStore {
             .bind(id)
             .fetch_optional(&mut *self.read_for(tenant).await?)
             .await?;
-        found.as_ref().map(row).transpose()
+        found.as_ref().map(audit_row).transpose()
     }
 
     async fn unsealed(&self) -> Result<Vec<Unsealed>> {
@@ -113,7 +110,7 @@ impl Audit for PgStore {
             .bind(ids)
             .fetch_all(&mut *self.read_for(tenant).await?)
             .await?;
-        found.iter().map(entry).collect()
+        found.iter().map(audit_entry).collect()
     }
 
     async fn audit_ids(&self, tenant: Uuid, after: Uuid, through: Option<Uuid>, limit: i64) -> Result<Vec<Uuid>> {
@@ -219,13 +216,10 @@ pub(super) async fn note<'a>(
     if entries.is_empty() {
         return Ok(());
     }
-    let texts = |of: fn(&AuditEntry) -> &str| -> Vec<String> {
-        entries.iter().map(|entry| text::plain(of(entry)).into_owned()).collect()
-    };
     let json = |of: fn(&AuditEntry) -> Option<&str>| -> Vec<Option<String>> {
         entries.iter().map(|entry| of(entry).map(|json| text::plain(json).into_owned())).collect()
     };
-    sqlx::query(
+    let query = sqlx::query(
         "with noted as (
             insert into audit_entries (tenant_id, id, at, actor_kind, actor_id, actor_name, action, resource_type, resource_id,
                 resource_name, address, request_id, outcome, before, after)
@@ -238,54 +232,33 @@ pub(super) async fn note<'a>(
          )
          insert into audit_unsealed (tenant_id, id) select tenant_id, id from noted",
     )
-    .bind(entries.iter().map(|entry| entry.deed.tenant).collect::<Vec<_>>())
-    .bind(entries.iter().map(|entry| entry.id).collect::<Vec<_>>())
-    .bind(texts(|entry| &entry.author.kind))
-    .bind(entries.iter().map(|entry| entry.author.id).collect::<Vec<_>>())
-    .bind(texts(|entry| &entry.author.name))
-    .bind(texts(|entry| &entry.deed.action))
-    .bind(texts(|entry| &entry.deed.resource.kind))
-    .bind(texts(|entry| &entry.deed.resource.id))
-    .bind(texts(|entry| &entry.deed.resource.name))
-    .bind(texts(|entry| &entry.author.address))
-    .bind(texts(|entry| &entry.author.request_id))
-    .bind(texts(|entry| entry.outcome.as_json_str()))
-    .bind(json(|entry| entry.deed.before.as_deref()))
-    .bind(json(|entry| entry.deed.after.as_deref()))
-    .execute(connection)
-    .await?;
+    .bind(entries.iter().map(|entry| entry.deed.tenant).collect::<Vec<_>>());
+    bind_entries(query, &entries)
+        .bind(entries.iter().map(|entry| entry.outcome.as_json_str()).collect::<Vec<_>>())
+        .bind(json(|entry| entry.deed.before.as_deref()))
+        .bind(json(|entry| entry.deed.after.as_deref()))
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
-fn row(row: &PgRow) -> Result<AuditRow> {
-    Ok(AuditRow { entry: entry(row)?, is_sealed: row.try_get("is_sealed")? })
-}
+type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-pub(super) fn entry(row: &PgRow) -> Result<AuditEntry> {
-    let outcome = rows::text(row, "outcome")?;
-    let author = Author {
-        kind: row.try_get("actor_kind")?,
-        id: row.try_get("actor_id")?,
-        name: row.try_get("actor_name")?,
-        address: row.try_get("address")?,
-        request_id: row.try_get("request_id")?,
+/// Binds what all statements that write entries have of them: id, actor_kind, actor_id, actor_name, action, resource_type, resource_id,
+/// resource_name, address and request_id.
+pub(super) fn bind_entries<'q>(query: Query<'q>, entries: &[&AuditEntry]) -> Query<'q> {
+    let texts = |of: fn(&AuditEntry) -> &str| -> Vec<String> {
+        entries.iter().map(|entry| text::plain(of(entry)).into_owned()).collect()
     };
-    let resource = Resource {
-        kind: row.try_get("resource_type")?,
-        id: row.try_get("resource_id")?,
-        name: row.try_get("resource_name")?,
-    };
-    Ok(AuditEntry {
-        id: row.try_get("id")?,
-        at: row.try_get("at")?,
-        author: Arc::new(author),
-        deed: Deed {
-            tenant: row.try_get("tenant_id")?,
-            action: row.try_get("action")?,
-            resource,
-            before: row.try_get("before")?,
-            after: row.try_get("after")?,
-        },
-        outcome: AuditOutcome::from_json_str(outcome).ok_or_else(|| rows::corrupt(TABLE, "outcome", outcome))?,
-    })
+    query
+        .bind(entries.iter().map(|entry| entry.id).collect::<Vec<_>>())
+        .bind(texts(|entry| &entry.author.kind))
+        .bind(entries.iter().map(|entry| entry.author.id).collect::<Vec<_>>())
+        .bind(texts(|entry| &entry.author.name))
+        .bind(texts(|entry| &entry.deed.action))
+        .bind(texts(|entry| &entry.deed.resource.kind))
+        .bind(texts(|entry| &entry.deed.resource.id))
+        .bind(texts(|entry| &entry.deed.resource.name))
+        .bind(texts(|entry| &entry.author.address))
+        .bind(texts(|entry| &entry.author.request_id))
 }

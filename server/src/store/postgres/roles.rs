@@ -1,22 +1,20 @@
 //! [`Roles`].
 
 use async_trait::async_trait;
-use orrery_proto::v1::GranteeKind;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::audit::note;
 use super::commit::commit;
-use super::{PgStore, retried, rows, violated};
+use super::{PgStore, retried, violated};
 use crate::audit::Deed;
 use crate::error::Error;
+use crate::store::rows::{role, role_binding};
 use crate::store::{
     BindingFilter, Granted, Grantee, Notes, Page, Result, Role, RoleBinding, Roles, StoreError, absent, role_in_use,
     text,
 };
-
-const TABLE: &str = "role_bindings";
 
 /// What [`role`] reads.
 macro_rules! role_columns {
@@ -25,7 +23,7 @@ macro_rules! role_columns {
     };
 }
 
-/// What [`binding`] reads.
+/// What [`role_binding`] reads.
 macro_rules! binding_columns {
     () => {
         "id, tenant_id, role, principal_kind, principal_id, tag, created_by, created_at"
@@ -128,7 +126,7 @@ impl Roles for PgStore {
         .bind(page.limit.max(0))
         .fetch_all(self.identity())
         .await?;
-        found.iter().map(binding).collect()
+        found.iter().map(role_binding).collect()
     }
 
     async fn role_binding(&self, tenant: Uuid, id: Uuid) -> Result<Option<RoleBinding>> {
@@ -138,7 +136,7 @@ impl Roles for PgStore {
                 .bind(id)
                 .fetch_optional(self.identity())
                 .await?;
-        found.as_ref().map(binding).transpose()
+        found.as_ref().map(role_binding).transpose()
     }
 
     async fn unbind_role(&self, tenant: Uuid, id: Uuid) -> Result<RoleBinding> {
@@ -152,7 +150,7 @@ impl Roles for PgStore {
         .bind(id)
         .fetch_optional(&mut *tx)
         .await?;
-        let gone = gone.as_ref().map(binding).ok_or(StoreError::NotFound)??;
+        let gone = gone.as_ref().map(role_binding).ok_or(StoreError::NotFound)??;
         note(&mut tx, &notes.changed(0, || Deed::role_binding("roles:unbind", &gone))).await?;
         commit(tx).await?;
         Ok(gone)
@@ -235,7 +233,7 @@ impl PgStore {
         .bind(new.created_at)
         .fetch_one(&mut *tx)
         .await?;
-        let bound = binding(&bound)?;
+        let bound = role_binding(&bound)?;
         if bound.id == new.id {
             note(&mut tx, &notes.changed(0, || Deed::role_binding("roles:bind", &bound))).await?;
         }
@@ -274,30 +272,4 @@ async fn locked(tx: &mut PgConnection, tenant: Uuid, name: &str) -> Result<Role>
             .fetch_optional(tx)
             .await?;
     found.as_ref().map(role).ok_or(StoreError::NotFound)?
-}
-
-fn role(row: &PgRow) -> Result<Role> {
-    Ok(Role {
-        tenant_id: row.try_get("tenant_id")?,
-        name: row.try_get("name")?,
-        description: row.try_get("description")?,
-        permissions: row.try_get("permissions")?,
-        created_by: row.try_get("created_by")?,
-        created_at: row.try_get("created_at")?,
-        updated_at: row.try_get("updated_at")?,
-    })
-}
-
-fn binding(row: &PgRow) -> Result<RoleBinding> {
-    let kind: &str = row.try_get("principal_kind")?;
-    Ok(RoleBinding {
-        id: row.try_get("id")?,
-        tenant_id: row.try_get("tenant_id")?,
-        role: row.try_get("role")?,
-        kind: GranteeKind::from_json_str(kind).ok_or_else(|| rows::corrupt(TABLE, "principal_kind", kind))?,
-        principal_id: row.try_get("principal_id")?,
-        tag: row.try_get("tag")?,
-        created_by: row.try_get("created_by")?,
-        created_at: row.try_get("created_at")?,
-    })
 }

@@ -11,6 +11,7 @@ use super::specs::Specs;
 use crate::concurrency::Concurrency;
 use crate::execution::{Execution, Lease, Outcome, State};
 use crate::job::Job;
+use crate::store::rows::{Columns, plain_columns};
 use crate::store::{Idempotency, Result, StoreError};
 
 /// `live_executions.state`.
@@ -60,6 +61,22 @@ macro_rules! armed {
     };
 }
 pub(super) use {armed, done_columns, job_columns, live_columns, own_columns};
+
+impl Columns for PgRow {
+    plain_columns!();
+
+    fn instant(&self, _: &'static str, column: &str) -> Result<DateTime<Utc>> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn maybe_instant(&self, _: &'static str, column: &str) -> Result<Option<DateTime<Utc>>> {
+        Ok(self.try_get(column)?)
+    }
+
+    fn texts(&self, _: &'static str, column: &str) -> Result<Vec<String>> {
+        Ok(self.try_get(column)?)
+    }
+}
 
 pub(super) fn text<'r>(row: &'r PgRow, column: &'static str) -> Result<&'r str> {
     Ok(row.try_get::<&str, _>(column)?)

@@ -1,14 +1,12 @@
 //! The chains of audit entries: what waits is sealed, and what is old is dropped, by the role that may.
 
-use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::audit::entry;
 use super::commit::commit;
-use super::{PgStore, micros, number_of, rows};
-use crate::audit::chain::unpacked;
+use super::{PgStore, micros, number_of};
 use crate::audit::{Head, IN_A_SEAL, Link, Place, Seal};
+use crate::store::rows::{audit_entry, head, seal};
 use crate::store::{AuditEntry, DropAudit, Result, SealAudit, Sealed, SignCheckpoint, Unsealed};
 
 impl PgStore {
@@ -38,7 +36,7 @@ impl PgStore {
         .bind(i64::try_from(IN_A_SEAL).unwrap_or(i64::MAX))
         .fetch_all(&mut *tx)
         .await?;
-        let entries: Vec<AuditEntry> = found.iter().map(entry).collect::<Result<_>>()?;
+        let entries: Vec<AuditEntry> = found.iter().map(audit_entry).collect::<Result<_>>()?;
         if entries.is_empty() {
             // The chain is let go before the answer: who comes next is not to find it taken by nobody.
             tx.rollback().await?;
@@ -199,26 +197,5 @@ async fn read_place(tx: &mut PgConnection, tenant: Uuid, place: Place) -> Result
         .bind(place.as_str())
         .fetch_optional(tx)
         .await?;
-    let head = |row: PgRow| {
-        let link = Link {
-            sequence: row.try_get("sequence")?,
-            hash: rows::hash(&row, "hash")?,
-            entries: row.try_get("entries")?,
-        };
-        let (public_key, signature) = (row.try_get("public_key")?, row.try_get("signature")?);
-        Ok(Head { tenant: row.try_get("tenant_id")?, place, link, at: row.try_get("at")?, public_key, signature })
-    };
-    found.map(head).transpose()
-}
-
-fn seal(row: &PgRow) -> Result<Seal> {
-    Ok(Seal {
-        tenant: row.try_get("tenant_id")?,
-        sequence: row.try_get("sequence")?,
-        sealed_at: row.try_get("sealed_at")?,
-        entries: unpacked(row.try_get("entries")?),
-        last_at: row.try_get("last_at")?,
-        previous: rows::hash(row, "previous")?,
-        hash: rows::hash(row, "hash")?,
-    })
+    found.as_ref().map(|row| head(row, place)).transpose()
 }

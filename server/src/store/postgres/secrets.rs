@@ -11,6 +11,7 @@ use super::commit::commit;
 use super::{PgStore, retried};
 use crate::audit::Deed;
 use crate::job::Job;
+use crate::store::rows::sealed_secret;
 use crate::store::{
     EncryptionKey, KEPT_VERSIONS, Notes, Result, SealSecret, SealedSecret, SecretRow, Secrets, StaleSecrets,
     StoreError, WantedSecret,
@@ -99,7 +100,7 @@ impl Secrets for PgStore {
         .bind(wanted.iter().map(|(_, version)| *version).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await?;
-        let asked = |row: &PgRow| Ok(((row.try_get("name")?, row.try_get("asked")?), sealed(row)?));
+        let asked = |row: &PgRow| Ok(((row.try_get("name")?, row.try_get("asked")?), sealed_secret(row)?));
         found.iter().map(asked).collect()
     }
 
@@ -119,7 +120,7 @@ impl Secrets for PgStore {
         .bind(stale.limit)
         .fetch_all(&mut *tx)
         .await?;
-        found.iter().map(sealed).collect()
+        found.iter().map(sealed_secret).collect()
     }
 
     async fn replace_sealed(&self, pairs: &[(SealedSecret, SealedSecret)]) -> Result<u64> {
@@ -313,16 +314,5 @@ fn secret_row(row: &PgRow) -> Result<SecretRow> {
         created_at: row.try_get("created_at")?,
         updated_at: row.try_get("updated_at")?,
         updated_by: row.try_get("updated_by")?,
-    })
-}
-
-fn sealed(row: &PgRow) -> Result<SealedSecret> {
-    Ok(SealedSecret {
-        tenant_id: row.try_get("tenant_id")?,
-        name: row.try_get("name")?,
-        version: row.try_get("version")?,
-        key: EncryptionKey { id: row.try_get("key_id")?, proof: row.try_get("proof")? },
-        wrapped_key: row.try_get("wrapped_key")?,
-        ciphertext: row.try_get("ciphertext")?,
     })
 }

@@ -2,15 +2,15 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::audit::note;
 use super::commit::commit;
-use super::{PgStore, retried, rows, violated};
+use super::{PgStore, retried, violated};
 use crate::audit::Deed;
 use crate::error::Error;
+use crate::store::rows::tenant;
 use crate::store::{ChangeTenant, Notes, Page, Result, SetAside, StoreError, Tenants, text};
 use crate::tenant::{Quotas, Tenant};
 
@@ -187,27 +187,4 @@ fn name_taken(error: sqlx::Error, name: &str) -> StoreError {
         return StoreError::Refused(Box::new(Error::tenant_name_taken(name)));
     }
     error.into()
-}
-
-fn tenant(row: &PgRow) -> Result<Tenant> {
-    Ok(Tenant {
-        id: row.try_get("id")?,
-        name: row.try_get("name")?,
-        description: row.try_get("description")?,
-        quotas: Quotas {
-            max_jobs: row.try_get("max_jobs")?,
-            max_executions_per_hour: row.try_get("max_executions_per_hour")?,
-            max_concurrent: row.try_get("max_concurrent")?,
-            max_log_bytes: row.try_get("max_log_bytes")?,
-            max_result_bytes: row.try_get("max_result_bytes")?,
-        },
-        weight: row.try_get("weight")?,
-        settings: rows::json("tenants", rows::text(row, "settings")?)?,
-        suspended_at: row.try_get("suspended_at")?,
-        suspend_reason: row.try_get("suspend_reason")?,
-        version: row.try_get("version")?,
-        created_at: Some(row.try_get("created_at")?),
-        created_by: row.try_get("created_by")?,
-        updated_at: Some(row.try_get("updated_at")?),
-    })
 }

@@ -1,7 +1,6 @@
 //! [`Users`].
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
@@ -11,9 +10,10 @@ use super::roles::keep_roles;
 use super::{PgStore, micros, retried, violated};
 use crate::audit::Deed;
 use crate::error::Error;
+use crate::store::rows::{audited_session, user, user_session};
 use crate::store::{
-    AuditedSession, NewUserSession, Notes, Page, Result, Rotation, SessionDeed, SessionEnd, StoreError, User,
-    UserChange, UserSession, Users, text,
+    NewUserSession, Notes, Page, Result, Rotation, SessionDeed, SessionEnd, StoreError, User, UserChange, UserSession,
+    Users, text,
 };
 
 /// What [`user`] reads.
@@ -111,7 +111,7 @@ impl Users for PgStore {
 
     async fn user_session(&self, id: Uuid) -> Result<Option<UserSession>> {
         let found = sqlx::query(select_session!("and s.id = $1")).bind(id).fetch_optional(self.identity()).await?;
-        found.as_ref().map(session).transpose()
+        found.as_ref().map(user_session).transpose()
     }
 
     async fn rotate_refresh_token(&self, hash: &[u8; 32], next: &[u8; 32]) -> Result<Rotation> {
@@ -131,7 +131,7 @@ impl Users for PgStore {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(found) = found else { return Ok(None) };
-        let session = audited(&found)?;
+        let session = audited_session(&found)?;
         if found.try_get("living")? {
             end_session(&mut tx, session.id, SessionEnd::Logout).await?;
             note(&mut tx, &notes.of_session(SessionDeed::Ended, &session)).await?;
@@ -243,7 +243,7 @@ impl PgStore {
         .fetch_optional(&mut *tx)
         .await?;
         let Some(shown) = shown else { return Ok(Rotation::Unknown) };
-        let known = audited(&shown)?;
+        let known = audited_session(&shown)?;
         let (used, repeated): (bool, bool) = (shown.try_get("used")?, shown.try_get("repeated")?);
         if used && !repeated {
             end_session(&mut tx, known.id, SessionEnd::Reuse).await?;
@@ -254,7 +254,7 @@ impl PgStore {
             return Ok(Rotation::Reused { session: known.id, user: known.user_id });
         }
         let living = sqlx::query(select_session!("and s.id = $1")).bind(known.id).fetch_optional(&mut *tx).await?;
-        let Some(living) = living.as_ref().map(session).transpose()? else { return Ok(Rotation::Unknown) };
+        let Some(living) = living.as_ref().map(user_session).transpose()? else { return Ok(Rotation::Unknown) };
         sqlx::query("update refresh_tokens set used_at = coalesce(used_at, clock_timestamp()) where hash = $1")
             .bind(&hash[..])
             .execute(&mut *tx)
@@ -299,33 +299,4 @@ async fn end_sessions(connection: &mut PgConnection, user: Uuid, why: SessionEnd
     .execute(connection)
     .await?;
     Ok(())
-}
-
-fn audited(row: &PgRow) -> Result<AuditedSession> {
-    Ok(AuditedSession {
-        id: row.try_get("id")?,
-        tenant_id: row.try_get("tenant_id")?,
-        user_id: row.try_get("user_id")?,
-        user_name: row.try_get("user_name")?,
-    })
-}
-
-fn session(row: &PgRow) -> Result<UserSession> {
-    Ok(UserSession { id: row.try_get("session_id")?, expires_at: row.try_get("expires_at")?, user: user(row)? })
-}
-
-fn user(row: &PgRow) -> Result<User> {
-    Ok(User {
-        id: row.try_get("id")?,
-        tenant_id: row.try_get("tenant_id")?,
-        name: row.try_get("name")?,
-        display_name: row.try_get("display_name")?,
-        password_hash: row.try_get("password_hash")?,
-        roles: row.try_get("roles")?,
-        created_by: row.try_get("created_by")?,
-        created_at: row.try_get("created_at")?,
-        updated_at: row.try_get("updated_at")?,
-        last_login_at: row.try_get("last_login_at")?,
-        disabled_at: row.try_get("disabled_at")?,
-    })
 }

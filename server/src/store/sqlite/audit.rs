@@ -1,27 +1,23 @@
 //! What was done, by whom: entries, as they are written and read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use orrery_proto::v1::AuditOutcome;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Sqlite};
 use uuid::Uuid;
 
-use super::rows::{before, instant, micros, named};
+use super::rows::{before, micros};
 use super::{SqliteStore, Work};
-use crate::audit::{Author, Deed, Head, Place, Resource, Seal};
+use crate::audit::{Head, Place, Seal};
 use crate::execution::manual_id;
+use crate::store::rows::{audit_entry, audit_row};
 use crate::store::text::plain;
 use crate::store::{
     Audit, AuditEntry, AuditFilter, AuditRow, DropAudit, Notes, Page, Result, SealAudit, Sealed, SignCheckpoint,
     Uncopied, Unsealed,
 };
 
-const TABLE: &str = "audit_entries";
-
-/// `select` of what [`row`] reads.
+/// `select` of what [`audit_row`] reads.
 macro_rules! select_entries {
     () => {
         "select e.*, not exists (select 1 from audit_unsealed u where u.tenant_id = e.tenant_id and u.id = e.id) as is_sealed \
@@ -76,7 +72,7 @@ impl Audit for SqliteStore {
         }
         query.push(" order by e.id desc limit ").push_bind(page.limit.max(0));
         let found = query.build().fetch_all(&self.readers).await?;
-        found.iter().map(row).collect()
+        found.iter().map(audit_row).collect()
     }
 
     async fn audit_entry(&self, tenant: Uuid, id: Uuid) -> Result<Option<AuditRow>> {
@@ -85,7 +81,7 @@ impl Audit for SqliteStore {
             .bind(id)
             .fetch_optional(&self.readers)
             .await?;
-        found.as_ref().map(row).transpose()
+        found.as_ref().map(audit_row).transpose()
     }
 
     async fn unsealed(&self) -> Result<Vec<Unsealed>> {
@@ -117,7 +113,7 @@ impl Audit for SqliteStore {
                 .bind(id)
                 .fetch_optional(&mut *work.tx)
                 .await?;
-            entries.extend(found.as_ref().map(entry).transpose()?);
+            entries.extend(found.as_ref().map(audit_entry).transpose()?);
         }
         Ok(entries)
     }
@@ -244,36 +240,4 @@ pub(super) async fn note<'a>(work: &mut Work, entries: impl IntoIterator<Item = 
             .await?;
     }
     Ok(())
-}
-
-fn row(row: &SqliteRow) -> Result<AuditRow> {
-    Ok(AuditRow { entry: entry(row)?, is_sealed: row.try_get("is_sealed")? })
-}
-
-pub(super) fn entry(row: &SqliteRow) -> Result<AuditEntry> {
-    let author = Author {
-        kind: row.try_get("actor_kind")?,
-        id: row.try_get("actor_id")?,
-        name: row.try_get("actor_name")?,
-        address: row.try_get("address")?,
-        request_id: row.try_get("request_id")?,
-    };
-    let resource = Resource {
-        kind: row.try_get("resource_type")?,
-        id: row.try_get("resource_id")?,
-        name: row.try_get("resource_name")?,
-    };
-    Ok(AuditEntry {
-        id: row.try_get("id")?,
-        at: instant(row, TABLE, "at")?,
-        author: Arc::new(author),
-        deed: Deed {
-            tenant: row.try_get("tenant_id")?,
-            action: row.try_get("action")?,
-            resource,
-            before: row.try_get("before")?,
-            after: row.try_get("after")?,
-        },
-        outcome: named(row, TABLE, "outcome", AuditOutcome::from_json_str)?,
-    })
 }

@@ -1,23 +1,22 @@
 //! Roles and who has them.
 
 use async_trait::async_trait;
-use orrery_proto::v1::GranteeKind;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::audit::note;
-use super::rows::{instant, json, micros, named, to_json};
+use super::rows::{json, micros, to_json};
 use super::{SqliteStore, Work};
 use crate::audit::Deed;
 use crate::error::Error;
+use crate::store::rows::{role, role_binding};
 use crate::store::text::plain;
 use crate::store::{
     BindingFilter, Granted, Grantee, Page, Result, Role, RoleBinding, Roles, StoreError, absent, role_in_use,
 };
 
 const ROLES: &str = "roles";
-const BINDINGS: &str = "role_bindings";
 
 #[async_trait]
 impl Roles for SqliteStore {
@@ -133,7 +132,7 @@ impl Roles for SqliteStore {
         .bind(micros(new.created_at))
         .fetch_one(&mut *work.tx)
         .await?;
-        let bound = binding(&row)?;
+        let bound = role_binding(&row)?;
         if bound.id == new.id {
             note(&mut work, &notes.changed(0, || Deed::role_binding("roles:bind", &bound))).await?;
         }
@@ -153,7 +152,7 @@ impl Roles for SqliteStore {
         .bind(page.limit.max(0))
         .fetch_all(&self.readers)
         .await?;
-        rows.iter().map(binding).collect()
+        rows.iter().map(role_binding).collect()
     }
 
     async fn role_binding(&self, tenant: Uuid, id: Uuid) -> Result<Option<RoleBinding>> {
@@ -162,7 +161,7 @@ impl Roles for SqliteStore {
             .bind(id)
             .fetch_optional(&self.readers)
             .await?;
-        row.as_ref().map(binding).transpose()
+        row.as_ref().map(role_binding).transpose()
     }
 
     async fn unbind_role(&self, tenant: Uuid, id: Uuid) -> Result<RoleBinding> {
@@ -173,7 +172,7 @@ impl Roles for SqliteStore {
             .bind(id)
             .fetch_optional(&mut *work.tx)
             .await?;
-        let gone = row.as_ref().map(binding).ok_or(StoreError::NotFound)??;
+        let gone = row.as_ref().map(role_binding).ok_or(StoreError::NotFound)??;
         note(&mut work, &notes.changed(0, || Deed::role_binding("roles:unbind", &gone))).await?;
         work.commit().await?;
         Ok(gone)
@@ -227,29 +226,4 @@ async fn found(work: &mut Work, tenant: Uuid, name: &str) -> Result<Role> {
         .fetch_optional(&mut *work.tx)
         .await?;
     row.as_ref().map(role).ok_or(StoreError::NotFound)?
-}
-
-fn role(row: &SqliteRow) -> Result<Role> {
-    Ok(Role {
-        tenant_id: row.try_get("tenant_id")?,
-        name: row.try_get("name")?,
-        description: row.try_get("description")?,
-        permissions: json(row, ROLES, "permissions")?,
-        created_by: row.try_get("created_by")?,
-        created_at: instant(row, ROLES, "created_at")?,
-        updated_at: instant(row, ROLES, "updated_at")?,
-    })
-}
-
-fn binding(row: &SqliteRow) -> Result<RoleBinding> {
-    Ok(RoleBinding {
-        id: row.try_get("id")?,
-        tenant_id: row.try_get("tenant_id")?,
-        role: row.try_get("role")?,
-        kind: named(row, BINDINGS, "principal_kind", GranteeKind::from_json_str)?,
-        principal_id: row.try_get("principal_id")?,
-        tag: row.try_get("tag")?,
-        created_by: row.try_get("created_by")?,
-        created_at: instant(row, BINDINGS, "created_at")?,
-    })
 }

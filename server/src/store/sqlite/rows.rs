@@ -13,6 +13,7 @@ use sqlx::sqlite::SqliteRow;
 use crate::concurrency::Concurrency;
 use crate::execution::{Execution, Lease, Outcome, State};
 use crate::job::{Job, JobSpec};
+use crate::store::rows::{Columns, plain_columns};
 use crate::store::{Lane, NewOmission, NewSession, OmissionRow, Result, Session, StoreError};
 
 /// The columns that live and finished executions share.
@@ -95,6 +96,22 @@ pub(super) fn cut(execution: &mut Execution) {
 
 pub(super) fn corrupt(table: &'static str, reason: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt { table, reason: reason.to_string() }
+}
+
+impl Columns for SqliteRow {
+    plain_columns!();
+
+    fn instant(&self, table: &'static str, column: &str) -> Result<DateTime<Utc>> {
+        instant(self, table, column)
+    }
+
+    fn maybe_instant(&self, table: &'static str, column: &str) -> Result<Option<DateTime<Utc>>> {
+        maybe_instant(self, table, column)
+    }
+
+    fn texts(&self, table: &'static str, column: &str) -> Result<Vec<String>> {
+        json(self, table, column)
+    }
 }
 
 /// A column of microseconds.

@@ -1,18 +1,13 @@
 //! The chains of audit entries: what waits is sealed, and what is old is dropped.
 
-use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteExecutor};
 use uuid::Uuid;
 
-use super::audit::entry;
-use super::rows::{before, corrupt, instant, micros};
+use super::rows::{before, micros};
 use super::{SqliteStore, Work};
-use crate::audit::chain::{Hash, unpacked};
 use crate::audit::{Head, IN_A_SEAL, Link, Place, Seal};
+use crate::store::rows::{audit_entry, head, seal};
 use crate::store::{AuditEntry, DropAudit, Result, SealAudit, Sealed, SignCheckpoint, Unsealed};
-
-const SEALS: &str = "audit_seals";
-const HEADS: &str = "audit_heads";
 
 impl SqliteStore {
     pub(super) async fn waiting(&self) -> Result<Vec<Unsealed>> {
@@ -38,7 +33,7 @@ impl SqliteStore {
         .bind(super::rows::count(IN_A_SEAL))
         .fetch_all(&mut *work.tx)
         .await?;
-        let entries: Vec<AuditEntry> = found.iter().map(entry).collect::<Result<_>>()?;
+        let entries: Vec<AuditEntry> = found.iter().map(audit_entry).collect::<Result<_>>()?;
         if entries.is_empty() {
             return Ok(None);
         }
@@ -186,31 +181,5 @@ async fn read_place(executor: impl SqliteExecutor<'_>, tenant: Uuid, place: Plac
         .bind(place.as_str())
         .fetch_optional(executor)
         .await?;
-    let head = |row: SqliteRow| {
-        let link = Link {
-            sequence: row.try_get("sequence")?,
-            hash: hash(&row, HEADS, "hash")?,
-            entries: row.try_get("entries")?,
-        };
-        let (public_key, signature) = (row.try_get("public_key")?, row.try_get("signature")?);
-        let at = instant(&row, HEADS, "at")?;
-        Ok(Head { tenant: row.try_get("tenant_id")?, place, link, at, public_key, signature })
-    };
-    found.map(head).transpose()
-}
-
-fn hash(row: &SqliteRow, table: &'static str, column: &str) -> Result<Hash> {
-    Hash::try_from(row.try_get::<&[u8], _>(column)?).map_err(|_| corrupt(table, format!("{column} has another length")))
-}
-
-fn seal(row: &SqliteRow) -> Result<Seal> {
-    Ok(Seal {
-        tenant: row.try_get("tenant_id")?,
-        sequence: row.try_get("sequence")?,
-        sealed_at: instant(row, SEALS, "sealed_at")?,
-        entries: unpacked(row.try_get("entries")?),
-        last_at: instant(row, SEALS, "last_at")?,
-        previous: hash(row, SEALS, "previous")?,
-        hash: hash(row, SEALS, "hash")?,
-    })
+    found.as_ref().map(|row| head(row, place)).transpose()
 }

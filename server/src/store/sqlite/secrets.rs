@@ -11,6 +11,7 @@ use super::rows::{instant, micros};
 use super::{SqliteStore, Work};
 use crate::audit::Deed;
 use crate::job::Job;
+use crate::store::rows::sealed_secret;
 use crate::store::{
     EncryptionKey, KEPT_VERSIONS, Result, SealSecret, SealedSecret, SecretRow, Secrets, StaleSecrets, StoreError,
     WantedSecret,
@@ -158,7 +159,7 @@ impl Secrets for SqliteStore {
             .fetch_optional(&mut *work.tx)
             .await?;
             if let Some(row) = row {
-                found.push(((name.clone(), *version), sealed(&row)?));
+                found.push(((name.clone(), *version), sealed_secret(&row)?));
             }
         }
         Ok(found)
@@ -178,7 +179,7 @@ impl Secrets for SqliteStore {
         .bind(stale.limit)
         .fetch_all(&self.readers)
         .await?;
-        rows.iter().map(sealed).collect()
+        rows.iter().map(sealed_secret).collect()
     }
 
     async fn replace_sealed(&self, pairs: &[(SealedSecret, SealedSecret)]) -> Result<u64> {
@@ -294,15 +295,4 @@ fn secret_rows(rows: &[SqliteRow]) -> Result<Vec<SecretRow>> {
         }
     }
     Ok(secrets)
-}
-
-fn sealed(row: &SqliteRow) -> Result<SealedSecret> {
-    Ok(SealedSecret {
-        tenant_id: row.try_get("tenant_id")?,
-        name: row.try_get("name")?,
-        version: row.try_get("version")?,
-        key: EncryptionKey { id: row.try_get("key_id")?, proof: row.try_get("proof")? },
-        wrapped_key: row.try_get("wrapped_key")?,
-        ciphertext: row.try_get("ciphertext")?,
-    })
 }

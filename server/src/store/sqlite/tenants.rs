@@ -2,15 +2,15 @@
 
 use async_trait::async_trait;
 use chrono::Utc;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{Sqlite, Transaction};
 use uuid::Uuid;
 
 use super::audit::note;
-use super::rows::{instant, json, maybe_instant, micros, to_json};
+use super::rows::{micros, to_json};
 use super::{SqliteStore, Work};
 use crate::audit::Deed;
 use crate::error::Error;
+use crate::store::rows::tenant;
 use crate::store::text::plain;
 use crate::store::{ChangeTenant, Page, Result, SetAside, StoreError, Tenants};
 use crate::tenant::{Quotas, Tenant};
@@ -184,27 +184,4 @@ async fn write(work: &mut Work, tenant: &Tenant) -> Result<()> {
     .execute(&mut *work.tx)
     .await?;
     Ok(())
-}
-
-fn tenant(row: &SqliteRow) -> Result<Tenant> {
-    Ok(Tenant {
-        id: row.try_get("id")?,
-        name: row.try_get("name")?,
-        description: row.try_get("description")?,
-        quotas: Quotas {
-            max_jobs: row.try_get("max_jobs")?,
-            max_executions_per_hour: row.try_get("max_executions_per_hour")?,
-            max_concurrent: row.try_get("max_concurrent")?,
-            max_log_bytes: row.try_get("max_log_bytes")?,
-            max_result_bytes: row.try_get("max_result_bytes")?,
-        },
-        weight: row.try_get("weight")?,
-        settings: json(row, TABLE, "settings")?,
-        suspended_at: maybe_instant(row, TABLE, "suspended_at")?,
-        suspend_reason: row.try_get("suspend_reason")?,
-        version: row.try_get("version")?,
-        created_at: Some(instant(row, TABLE, "created_at")?),
-        created_by: row.try_get("created_by")?,
-        updated_at: Some(instant(row, TABLE, "updated_at")?),
-    })
 }

@@ -2,20 +2,19 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteExecutor, Transaction};
 use uuid::Uuid;
 
 use super::audit::note;
 use super::roles::require_roles;
-use super::rows::{after, before, instant, json, maybe_instant, micros, to_json};
+use super::rows::{after, before, micros, to_json};
 use super::{SqliteStore, Work};
 use crate::audit::Deed;
 use crate::error::Error;
+use crate::store::rows::{audited_session, user, user_session};
 use crate::store::text::plain;
 use crate::store::{
-    AuditedSession, NewUserSession, Page, Result, Rotation, SessionDeed, SessionEnd, StoreError, User, UserChange,
-    UserSession, Users,
+    NewUserSession, Page, Result, Rotation, SessionDeed, SessionEnd, StoreError, User, UserChange, UserSession, Users,
 };
 
 const TABLE: &str = "users";
@@ -169,7 +168,7 @@ impl Users for SqliteStore {
         .fetch_optional(&mut *work.tx)
         .await?;
         let Some(shown) = shown else { return Ok(Rotation::Unknown) };
-        let known = audited(&shown)?;
+        let known = audited_session(&shown)?;
         if shown.try_get("used")? {
             end_session(&mut work, known.id, SessionEnd::Reuse).await?;
             if shown.try_get("living")? {
@@ -202,7 +201,7 @@ impl Users for SqliteStore {
         .fetch_optional(&mut *work.tx)
         .await?;
         let Some(found) = found else { return Ok(None) };
-        let session = audited(&found)?;
+        let session = audited_session(&found)?;
         if found.try_get("living")? {
             end_session(&mut work, session.id, SessionEnd::Logout).await?;
             note(&mut work, &notes.of_session(SessionDeed::Ended, &session)).await?;
@@ -233,14 +232,7 @@ async fn living(executor: impl SqliteExecutor<'_>, id: Uuid, now: DateTime<Utc>)
     .bind(micros(now))
     .fetch_optional(executor)
     .await?;
-    row.map(|row| {
-        Ok(UserSession {
-            id: row.try_get("session_id")?,
-            expires_at: instant(&row, "user_sessions", "expires_at")?,
-            user: user(&row)?,
-        })
-    })
-    .transpose()
+    row.as_ref().map(user_session).transpose()
 }
 
 async fn add_token(
@@ -268,29 +260,4 @@ async fn end_session(work: &mut Work, id: Uuid, why: SessionEnd) -> Result<()> {
         .execute(&mut *work.tx)
         .await?;
     Ok(())
-}
-
-fn audited(row: &SqliteRow) -> Result<AuditedSession> {
-    Ok(AuditedSession {
-        id: row.try_get("id")?,
-        tenant_id: row.try_get("tenant_id")?,
-        user_id: row.try_get("user_id")?,
-        user_name: row.try_get("user_name")?,
-    })
-}
-
-fn user(row: &SqliteRow) -> Result<User> {
-    Ok(User {
-        id: row.try_get("id")?,
-        tenant_id: row.try_get("tenant_id")?,
-        name: row.try_get("name")?,
-        display_name: row.try_get("display_name")?,
-        password_hash: row.try_get("password_hash")?,
-        roles: json(row, TABLE, "roles")?,
-        created_by: row.try_get("created_by")?,
-        created_at: instant(row, TABLE, "created_at")?,
-        updated_at: instant(row, TABLE, "updated_at")?,
-        last_login_at: maybe_instant(row, TABLE, "last_login_at")?,
-        disabled_at: maybe_instant(row, TABLE, "disabled_at")?,
-    })
 }
