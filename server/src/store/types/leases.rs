@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::execution::Execution;
+use crate::execution::{Event, Execution};
 use crate::job::{JobSpec, Timeouts};
 use crate::store::Assign;
 
@@ -120,4 +120,16 @@ pub struct Reaped {
     pub unstarted: Vec<Execution>,
     /// The nearest expiry of a living session, deadline with its slack, or start deadline.
     pub next: Option<DateTime<Utc>>,
+}
+
+/// One event for one execution.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub execution: Uuid,
+    /// Only where the execution is this tenant's.
+    pub tenant: Option<Uuid>,
+    pub event: Event,
+    /// The execution as the sender knows it since it was granted or last changed, if it does. An engine may decide on it instead of reading,
+    /// and then compares when it writes; what it is wrong about costs time, never truth.
+    pub known: Option<Arc<Execution>>,
 }
