@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::counts::count;
 use super::executions::planned;
-use super::fires::{count, rooms};
 use super::gates::Rooms;
 use super::leases::Living;
+use super::release::rooms;
 use super::rows::{self, after, from_micros, micros, select_live, span};
 use super::{SqliteStore, Work, jobs, tenants};
 use crate::admission::Gate;

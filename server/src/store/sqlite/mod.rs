@@ -7,6 +7,7 @@
 mod agents;
 mod arm;
 mod audit;
+mod counts;
 mod dead_letters;
 mod executions;
 mod fires;
@@ -16,7 +17,9 @@ mod keys;
 mod leases;
 mod logs;
 mod pick;
+mod plan;
 mod reads;
+mod release;
 mod roles;
 mod rows;
 mod seals;
@@ -24,6 +27,7 @@ mod secrets;
 mod sessions;
 mod sharing;
 mod tenants;
+mod trigger;
 mod upkeep;
 mod users;
 

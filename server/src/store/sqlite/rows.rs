@@ -66,6 +66,9 @@ macro_rules! select_jobs {
 
 pub(super) use {select_finished, select_jobs, select_live, shared_columns};
 
+/// The finest step of an instant here.
+pub(super) const TICK: Duration = Duration::from_micros(1);
+
 /// Microseconds since 1970.
 pub(super) fn micros(at: DateTime<Utc>) -> i64 {
     at.timestamp_micros()
