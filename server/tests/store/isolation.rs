@@ -116,7 +116,7 @@ async fn fill(store: &DynStore) {
         crate::roles::filled(store, tenant).await;
         crate::keys::key_of(store, tenant, tenant.as_bytes()[15]).await;
         crate::audit::recorded(store, tenant, 0..2).await;
-        crate::audit::seal_all(store).await;
+        crate::seals::seal_all(store).await;
         crate::audit::recorded(store, tenant, 2..4).await;
     }
     store.open_session(&NewSession { tenant_id: None, ..agent("shared") }, MINUTE).await.unwrap();

@@ -36,6 +36,7 @@ mod reap;
 mod redis_hints;
 mod release;
 mod roles;
+mod seals;
 mod secrets;
 mod sessions;
 mod sharing;
@@ -320,7 +321,8 @@ macro_rules! suite {
                 changes_of_who_and_what_may_are_written
                 an_entry_is_there_only_if_its_change_is
                 of_triggers_that_are_made_together_each_is_its_callers
-                entries_are_found_by_what_is_asked
+                entries_are_found_by_what_is_asked;
+            seals:
                 what_waits_is_sealed_in_the_chain_of_its_tenant
                 chains_have_no_gap_whoever_seals
                 who_finds_nothing_lets_go_of_the_chain

@@ -135,7 +135,7 @@ async fn what_was_written_down_is_not_changed() {
     let path = directory.path().join("orrery.db");
     let store = open(&path).await.unwrap();
     crate::audit::recorded(&store, TENANT, 0..3).await;
-    crate::audit::seal_all(&store).await;
+    crate::seals::seal_all(&store).await;
     let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
     for statement in [
         "update audit_entries set actor_name = 'nobody'",
