@@ -125,6 +125,25 @@ pub async fn connect_by(url: &str, schema: &str) -> PgStore {
     PgStore::connect(options).await.unwrap()
 }
 
+/// The same as a store of any engine.
+pub fn dynamic(store: &PgStore) -> DynStore {
+    Arc::new(store.clone())
+}
+
+/// A connection of its own to a schema.
+pub async fn raw(schema: &str) -> PgConnection {
+    let mut connection = PgConnection::connect(&database_url()).await.unwrap();
+    sqlx::query("select set_config('search_path', $1, false)").bind(schema).execute(&mut connection).await.unwrap();
+    connection
+}
+
+/// The end of a test's schema.
+pub async fn drop_schema(store: &PgStore, schema: &str) {
+    store.close().await;
+    let drop = format!("drop schema {schema} cascade");
+    sqlx::query(AssertSqlSafe(drop)).execute(&mut raw("public").await).await.unwrap();
+}
+
 /// A store in a file of its own.
 pub async fn sqlite() -> Engine {
     let directory = tempfile::tempdir().unwrap();

@@ -12,28 +12,17 @@ use orrery_server::execution::Execution;
 use orrery_server::job::Job;
 use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tracing_subscriber::fmt::MakeWriter;
 use uuid::Uuid;
 
-use crate::engines::{database_url, owners_url, schema, url_of};
+use crate::engines::{drop_schema, owners_url, raw, schema, url_of};
 use crate::support::*;
 
 const API: &str = "orrery_api";
 const ENGINE: &str = "orrery_engine";
 const IDENTITY: &str = "orrery_identity";
 const AUDIT: &str = "orrery_audit";
-
-async fn raw(schema: &str) -> PgConnection {
-    let mut connection = PgConnection::connect(&database_url()).await.unwrap();
-    sqlx::query("select set_config('search_path', $1, false)").bind(schema).execute(&mut connection).await.unwrap();
-    connection
-}
-
-async fn drop_schema(store: &PgStore, schema: &str) {
-    store.close().await;
-    run(&mut raw("public").await, &format!("drop schema {schema} cascade")).await.unwrap();
-}
 
 async fn run(connection: &mut PgConnection, statement: &str) -> sqlx::Result<u64> {
     Ok(sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await?.rows_affected())

@@ -28,6 +28,7 @@ mod locks;
 mod logs;
 mod lost_commits;
 mod model;
+mod months;
 mod plan;
 mod postgres_only;
 mod races;
