@@ -46,6 +46,14 @@ pub trait Fault: Send + Sync {
         Promises::default()
     }
 
+    /// Makes what takes long to make, before any job fires.
+    ///
+    /// # Errors
+    /// Where the harness cannot go on.
+    async fn prepare(&self, _world: &mut World) -> Result<()> {
+        Ok(())
+    }
+
     /// Does it until the stage's end.
     ///
     /// # Errors

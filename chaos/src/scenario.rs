@@ -83,6 +83,7 @@ async fn told(fault: &dyn Fault, options: &Options, world: &mut World) -> Result
     let watch = Watch::start(world.id);
     let mut plans = workload::plans(&mut rng);
     fault.shape(&mut plans, &world.config);
+    fault.prepare(world).await?;
     let workload = workload::create(world, plans, options.lasting).await?;
     let caller = Caller::start(world, &workload, Duration::from_millis(500), options.seed)?;
     let mut notes = Notes::default();
