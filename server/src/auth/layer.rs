@@ -198,8 +198,11 @@ impl AuthLayer {
         let call = claim.of(super::unknown(seen.origin.clone(), call));
         let response = guarded(self.guard.clone(), call).await?;
         if is_unauthenticated(&response) {
-            self.refusals.not_signed_in(claim.claimed(), seen);
+            self.refusals.not_signed_in("credentials", claim.claimed(), seen, "UNAUTHENTICATED");
             self.guard.failed(seen.origin.address).await;
+        } else if is_denied(&response) {
+            // Nothing was guessed: the credentials are right, and their tenant is suspended.
+            self.refusals.not_signed_in("tenant", claim.claimed(), seen, "PERMISSION_DENIED");
         } else if is_exhausted(&response) {
             self.refusals.limited(None, seen, "RESOURCE_EXHAUSTED");
         }

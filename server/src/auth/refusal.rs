@@ -35,11 +35,17 @@ impl Refusals {
         }
     }
 
-    /// A call that signs in was denied, whoever it claimed to be.
-    pub(super) fn not_signed_in(&self, claimed: Option<Claimed>, seen: &Seen) {
-        self.metrics.call_refused("credentials");
+    /// A call that signs in was denied, whoever it claimed to be: counted by why, and told to the audit log.
+    pub(super) fn not_signed_in(
+        &self,
+        reason: &'static str,
+        claimed: Option<Claimed>,
+        seen: &Seen,
+        code: &'static str,
+    ) {
+        self.metrics.call_refused(reason);
         if let Some(denials) = &self.denials {
-            denials.tell(denial(None, seen, "UNAUTHENTICATED", claimed));
+            denials.tell(denial(None, seen, code, claimed));
         }
     }
 

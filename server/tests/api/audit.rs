@@ -344,6 +344,31 @@ async fn a_failed_login_names_whom_it_was_tried_with() {
     assert!(!format!("{of_anna:?}{of_nobody:?}").contains("canary"));
 }
 
+/// The right password is no guess; that the tenant may not be worked for is told all the same, under whose login it was.
+#[tokio::test]
+async fn a_login_into_a_suspended_tenant_is_told() {
+    let world = World::with(false, limits()).await.with_key(None, &["*"]).await;
+    let acme = world.post("/api/v1/scheduler/tenants", json!({"name": "acme"})).await.ok();
+    let acme: Uuid = acme["id"].as_str().unwrap().parse().unwrap();
+    let world = world.with_key(Some(acme), &["*"]).await;
+    let user = json!({"name": "Bo", "password": "correct horse battery staple", "roles": []});
+    let bo = world.post("/api/v1/auth/users", user).await.ok();
+    let world = world.with_key(None, &["*"]).await;
+    world.post(&format!("/api/v1/scheduler/tenants/{acme}/suspend"), json!({"reason": "unpaid"})).await.ok();
+
+    let login = json!({"name": "bo", "password": "correct horse battery staple", "tenantId": acme});
+    let login = world.client.post(world.url("/api/v1/auth/login")).body(login.to_string()).send().await.unwrap();
+    assert_eq!(login.status(), 403);
+    assert!(login.text().await.unwrap().contains("TENANT_SUSPENDED"));
+    world.denials_are_told().await;
+
+    let query = format!("?outcome=denied&tenantId={acme}&resourceId={}", bo["id"].as_str().unwrap());
+    let entries = listed(&world, &query).await;
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!((&entries[0]["action"], &entries[0]["actorKind"]), (&json!("sessions:login"), &json!("unknown")));
+    assert_eq!(entries[0]["after"]["code"], "PERMISSION_DENIED");
+}
+
 /// Who calls too often, is known or not, guesses or not, leaves few entries, in which all calls are counted.
 #[tokio::test]
 async fn calls_over_a_rate_limit_are_few_entries() {
