@@ -199,6 +199,9 @@ impl From<StoreError> for Error {
                 tracing::warn!(error = %source, "the database is unavailable");
                 Self::new(Kind::Unavailable, "DATABASE_UNAVAILABLE", "the database is unavailable; try again")
             }
+            StoreError::Outrun => {
+                Self::new(Kind::Unavailable, "DATABASE_UNAVAILABLE", "the database is too busy; try again")
+            }
             StoreError::Unknown(source) => {
                 tracing::warn!(error = %source, "the outcome of a call is not known");
                 let message = "the database went away while this was being written, so that its outcome is unknown: it happened, or it did \

@@ -2,6 +2,7 @@
 //! themselves, so that normal running and recovery are one path.
 
 mod planner;
+mod ramp;
 mod reaper;
 mod releaser;
 mod sealer;
@@ -16,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use planner::Planner;
+use ramp::Ramp;
 pub use reaper::Reaper;
 pub use releaser::Releaser;
 pub use sealer::Sealer;

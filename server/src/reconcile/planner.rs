@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Backoff, PLAN_AHEAD, POLL, Pace, Signals, rest};
+use super::{Backoff, PLAN_AHEAD, POLL, Pace, Ramp, Signals, rest};
 use crate::clock::DatabaseClock;
 use crate::firing;
 use crate::schedule::Schedule;
-use crate::store::{DynStore, JobPlan, PlanCandidate, Planned, StoreError};
+use crate::store::{DynStore, JobPlan, Places, PlanCandidate, Planned, StoreError};
 use crate::telemetry::Metrics;
 
 /// Jobs of one round. Small enough that a round's locks are short.
@@ -33,9 +33,6 @@ pub struct Planner {
 const FIRES_A_ROUND: usize = 1000;
 const THINKING: Duration = Duration::from_millis(250);
 
-/// The pause after a round that caught up on anything, so that a backlog comes as a ramp and the database serves what is on time.
-const RAMP: Duration = Duration::from_millis(50);
-
 /// What a round may still spend.
 struct Budget {
     fires: AtomicUsize,
@@ -52,13 +49,14 @@ impl Planner {
     /// Plans until the end.
     pub async fn run(self, shutdown: CancellationToken) {
         let schedules = Schedules::default();
-        let (mut backoff, mut pace) = (Backoff::default(), Pace::default());
+        let (mut backoff, mut pace, mut ramp) = (Backoff::default(), Pace::default(), Ramp::new(JOBS_A_ROUND));
         loop {
             let asked = Instant::now();
-            let next = match self.round(&schedules, asked).await {
+            let next = match self.round(&schedules, asked, ramp.places()).await {
                 Ok(planned) => {
                     backoff.reset();
-                    self.after(&planned, pace.after(planned.jobs > 0))
+                    let ramp = if planned.late > 0 { ramp.after(asked.elapsed()) } else { Duration::ZERO };
+                    self.after(&planned, pace.after(planned.jobs > 0), ramp)
                 }
                 Err(error) => {
                     tracing::warn!(%error, source = ?std::error::Error::source(&error), "planning failed; trying again");
@@ -71,17 +69,17 @@ impl Planner {
         }
     }
 
-    async fn round(&self, schedules: &Schedules, asked: Instant) -> Result<Planned, StoreError> {
+    async fn round(&self, schedules: &Schedules, asked: Instant, places: Places) -> Result<Planned, StoreError> {
         let budget = Budget { fires: AtomicUsize::new(FIRES_A_ROUND), until: Instant::now() + THINKING };
         let decide = |candidate: &PlanCandidate| schedules.plan(candidate, &budget);
-        let planned = self.store.plan(PLAN_AHEAD, JOBS_A_ROUND, &decide).await?;
+        let planned = self.store.plan_some(PLAN_AHEAD, places, &decide).await?;
         self.clock.observe(asked, planned.now);
         self.metrics.omitted("misfire", planned.omissions as u64);
         Ok(planned)
     }
 
-    /// When to look again.
-    fn after(&self, planned: &Planned, pause: Duration) -> Instant {
+    /// When to look again: after `pause`, or after `ramp` where something was late.
+    fn after(&self, planned: &Planned, pause: Duration, ramp: Duration) -> Instant {
         let now = Instant::now();
         if planned.fires > 0 {
             tracing::debug!(fires = planned.fires, jobs = planned.jobs, "planned");
@@ -94,7 +92,7 @@ impl Planner {
                 _ if !progress => now + POLL / 10,
                 // So many were on time that there may be more.
                 on_time if on_time >= JOBS_A_ROUND / 2 => now,
-                _ if planned.late > 0 => now + RAMP,
+                _ if planned.late > 0 => now + ramp,
                 _ => now,
             },
             Some(at) => (self.clock.local(at) - PLAN_AHEAD).min(now + pause),

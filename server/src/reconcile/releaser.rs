@@ -4,10 +4,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Backoff, Pace, Signals, rest};
+use super::{Backoff, Pace, Ramp, Signals, rest};
 use crate::clock::DatabaseClock;
 use crate::firing;
-use crate::store::{DynStore, Releases, StoreError, Wake};
+use crate::store::{DynStore, Places, Releases, StoreError, Wake};
 use crate::telemetry::Metrics;
 
 /// Executions of one round.
@@ -15,10 +15,6 @@ const A_ROUND: usize = 250;
 
 /// The least pause after a round that could do nothing: others are at the rows that are due.
 const PAUSE: Duration = Duration::from_millis(1);
-
-/// The pause after a round that released what was late, unless as much was on time as a round takes: so that a backlog comes as a ramp, of up
-/// to 2500 a second from each coordinator.
-const RAMP: Duration = Duration::from_millis(50);
 
 /// Turns executions whose instant has come into pending ones, or into omissions, at that instant.
 pub struct Releaser {
@@ -33,12 +29,14 @@ pub struct Releaser {
 impl Releaser {
     /// Releases until the end.
     pub async fn run(self, shutdown: CancellationToken) {
-        let (mut backoff, mut pace) = (Backoff::default(), Pace::default());
+        let (mut backoff, mut pace, mut ramp) = (Backoff::default(), Pace::default(), Ramp::new(A_ROUND));
         loop {
-            let next = match self.round().await {
+            let began = Instant::now();
+            let next = match self.round(ramp.places()).await {
                 Ok(done) => {
                     backoff.reset();
-                    self.after(&done, &mut pace).await
+                    let ramp = if done.late > 0 { ramp.after(began.elapsed()) } else { Duration::ZERO };
+                    self.after(&done, &mut pace, ramp).await
                 }
                 Err(error) => {
                     tracing::warn!(%error, source = ?std::error::Error::source(&error), "releasing failed; trying again");
@@ -51,15 +49,16 @@ impl Releaser {
         }
     }
 
-    async fn round(&self) -> Result<Releases, StoreError> {
+    async fn round(&self, places: Places) -> Result<Releases, StoreError> {
         let asked = Instant::now();
-        let done = self.store.release_within(A_ROUND, self.hourly, &firing::judge).await?;
+        let done = self.store.release_within(places, self.hourly, &firing::judge).await?;
         self.clock.observe(asked, done.now);
         Ok(done)
     }
 
-    /// Wakes who has to do with what was released, and says when to look again.
-    async fn after(&self, done: &Releases, pace: &mut Pace) -> Instant {
+    /// Wakes who has to do with what was released, and says when to look again: where something was late after `ramp`, unless as much was on
+    /// time as a round takes.
+    async fn after(&self, done: &Releases, pace: &mut Pace, ramp: Duration) -> Instant {
         if done.released > 0 {
             self.signals.work.notify_one();
             self.metrics.fire_lag(done.worst_lag);
@@ -78,7 +77,7 @@ impl Releaser {
         let now = Instant::now();
         let on_time = (done.released + done.omitted).saturating_sub(done.late);
         if done.late > 0 && on_time < A_ROUND / 2 {
-            return now + RAMP;
+            return now + ramp;
         }
         if done.released + done.omitted >= A_ROUND {
             return now;

@@ -33,6 +33,9 @@ pub enum StoreError {
     /// Another coordinator has opened this SQLite file, or it is of a newer version.
     #[error("{0}")]
     Unusable(String),
+    /// Other transactions, again and again, have used meanwhile what this one counted on: it did not happen.
+    #[error("others were quicker, again and again")]
+    Outrun,
     /// Anything else of the database: a bug.
     #[error("the database refused a statement")]
     Database(#[source] sqlx::Error),

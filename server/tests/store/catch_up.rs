@@ -82,6 +82,28 @@ pub async fn a_backlog_comes_due_in_parts(store: DynStore) {
     assert_eq!((second.released, second.late, second.next_due), (3, 3, None));
 }
 
+/// Where the database is slow, less than half.
+pub async fn a_backlog_has_no_more_places_than_it_is_given(store: DynStore) {
+    let few = Places { all: 6, late: 1 };
+    let now = now(&store).await;
+    for n in 0..3 {
+        job_with(&store, &format!("late {n}"), |j| j.cursor = Some(now - HOUR + TimeDelta::seconds(n))).await;
+    }
+    let decide = |candidate: &PlanCandidate| JobPlan {
+        fires: candidate.job.cursor.into_iter().collect(),
+        omissions: vec![],
+        cursor: None,
+    };
+    for _ in 0..3 {
+        let planned = store.plan_some(MINUTE, few, &decide).await.unwrap();
+        assert_eq!((planned.jobs, planned.late), (1, 1));
+    }
+    for _ in 0..3 {
+        let released = store.release_within(few, 0, &firing::judge).await.unwrap();
+        assert_eq!((released.released + released.omitted, released.late), (1, 1));
+    }
+}
+
 pub async fn a_backlog_is_granted_behind_what_is_on_time(store: DynStore) {
     let (late, soon) = backlog(&store).await;
     let before = now(&store).await;

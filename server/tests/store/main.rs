@@ -229,6 +229,7 @@ macro_rules! suite {
             catch_up:
                 what_is_on_time_is_planned_before_a_backlog
                 a_backlog_comes_due_in_parts
+                a_backlog_has_no_more_places_than_it_is_given
                 a_backlog_is_granted_behind_what_is_on_time
                 priorities_and_retries_are_not_held_back
                 what_was_planned_before_an_outage_is_late_too
@@ -297,6 +298,7 @@ macro_rules! suite {
                 jobs_are_told_of_a_suspension
                 nothing_of_a_suspended_tenant_fires_or_is_granted
                 fires_beyond_the_hourly_quota_are_omitted
+                what_fires_never_passes_the_quota
                 what_is_set_aside_never_passes_the_quota
                 a_tenant_says_what_one_execution_may_print
                 a_tenants_weight_is_its_share;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::Timelike;
+use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use orrery_proto::v1::LogStream;
 use orrery_server::error::{Error, Kind};
 use orrery_server::firing;
@@ -237,32 +237,34 @@ async fn early_in_the_hour(store: &DynStore) -> bool {
     now.minute() < 59
 }
 
+/// A job with these fires, planned.
+async fn due(store: &DynStore, name: &str, tenant: Uuid, fires: Vec<DateTime<Utc>>) -> Job {
+    let mut job = job_of(tenant, spec(name));
+    (job.spec.max_concurrent, job.cursor) = (0, fires.first().copied());
+    let job = store.create_jobs(vec![new_job(job)], None).await.unwrap().remove(0);
+    let id = job.id;
+    let decide = |candidate: &PlanCandidate| match candidate.job.id == id {
+        true => {
+            JobPlan { fires: fires.clone(), omissions: vec![], cursor: Some(candidate.now + chrono::Duration::days(1)) }
+        }
+        false => JobPlan { cursor: candidate.job.cursor, ..JobPlan::default() },
+    };
+    store.plan(MINUTE, 1000, &decide).await.unwrap();
+    job
+}
+
 pub async fn fires_beyond_the_hourly_quota_are_omitted(store: DynStore) {
     if !early_in_the_hour(&store).await {
         return;
     }
     let due = async |name: &str, tenant, count: i64| {
         let first = seconds_from_now(&store, -count).await;
-        let mut job = job_of(tenant, spec(name));
-        (job.spec.max_concurrent, job.cursor) = (0, Some(first));
-        let job = store.create_jobs(vec![new_job(job)], None).await.unwrap().remove(0);
-        let fires: Vec<_> = (0..count).map(|n| first + chrono::Duration::seconds(n)).collect();
-        let id = job.id;
-        let decide = |candidate: &PlanCandidate| match candidate.job.id == id {
-            true => JobPlan {
-                fires: fires.clone(),
-                omissions: vec![],
-                cursor: Some(candidate.now + chrono::Duration::days(1)),
-            },
-            false => JobPlan { cursor: candidate.job.cursor, ..JobPlan::default() },
-        };
-        store.plan(MINUTE, 1000, &decide).await.unwrap();
-        job
+        due(&store, name, tenant, (0..count).map(|n| first + TimeDelta::seconds(n)).collect()).await
     };
     let (mine, others) = (due("mine", TENANT, 5).await, due("others", OTHER_TENANT, 5).await);
     changed(&store, TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(3)).await;
     assert_eq!(store.set_aside(TENANT, 1, 0).await.unwrap().granted, 1, "callers and schedules share it");
-    let released = store.release_within(100, 0, &firing::judge).await.unwrap();
+    let released = store.release_within(Places::of(100), 0, &firing::judge).await.unwrap();
     assert_eq!((released.released, released.omitted), (2 + 5, 3));
     let omitted = omissions(&store, &mine).await;
     assert!(omitted.len() == 3 && omitted.iter().all(|omission| omission.reason == "quota"), "{omitted:?}");
@@ -270,13 +272,42 @@ pub async fn fires_beyond_the_hourly_quota_are_omitted(store: DynStore) {
     assert_eq!(job_now(&store, mine.id).await.execution_count, 2);
     // By the deployment's default, where the tenant says nothing; and none where it says that.
     due("more", OTHER_TENANT, 3).await;
-    let released = store.release_within(100, 2, &firing::judge).await.unwrap();
+    let released = store.release_within(Places::of(100), 2, &firing::judge).await.unwrap();
     assert_eq!((released.released, released.omitted), (2, 1));
     assert_eq!(omissions(&store, &others).await, []);
     changed(&store, OTHER_TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(0)).await;
     due("unlimited", OTHER_TENANT, 3).await;
-    assert_eq!(store.release_within(100, 2, &firing::judge).await.unwrap().released, 3);
+    assert_eq!(store.release_within(Places::of(100), 2, &firing::judge).await.unwrap().released, 3);
     assert_eq!(store.hour_of(OTHER_TENANT).await.unwrap(), 2);
+}
+
+/// However many coordinators release at the same time, and each sees plenty left.
+pub async fn what_fires_never_passes_the_quota(store: DynStore) {
+    if !early_in_the_hour(&store).await {
+        return;
+    }
+    for round in 1..=5 {
+        changed(&store, TENANT, |tenant| tenant.quotas.max_executions_per_hour = Some(40 * round)).await;
+        let first = seconds_from_now(&store, -2).await;
+        for n in 0..8 {
+            // One after the other, so that each round has a job of its own.
+            let fires = (0..10).map(|fire| first + TimeDelta::milliseconds(10 * n + fire)).collect();
+            due(&store, &format!("job {round} {n}"), TENANT, fires).await;
+        }
+        let tasks = (0..8).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.release_within(Places::of(10), 0, &firing::judge).await.unwrap() })
+        });
+        let (mut released, mut omitted) = (0, 0);
+        for task in tasks.collect::<Vec<_>>() {
+            let done = task.await.unwrap();
+            (released, omitted) = (released + done.released, omitted + done.omitted);
+        }
+        // What a round found locked by another one is left.
+        let rest = store.release_within(Places::of(100), 0, &firing::judge).await.unwrap();
+        assert_eq!((released + rest.released, omitted + rest.omitted), (40, 40));
+        assert_eq!(store.hour_of(TENANT).await.unwrap(), 40 * round);
+    }
 }
 
 /// However many coordinators set aside at the same time.

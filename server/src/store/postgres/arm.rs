@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::apply::{Locked, applied, spec_of};
 use super::claim::{hold_sessions, standing};
 use super::commit::commit;
-use super::hours::Hours;
+use super::hours::{Hours, per_tenant};
 use super::release::{Counted, count_at, unused_policy};
 use super::rows::live_columns;
 use super::{PgStore, gates, limited, micros, write};
@@ -46,7 +46,7 @@ impl PgStore {
         if !found.is_empty() {
             let executions: Vec<_> = found.iter().map(|planned| planned.locked.execution.as_ref().clone()).collect();
             let jobs = self.lock_jobs(&mut tx, &executions, now).await?;
-            let hours = Hours::of(&mut tx, jobs.values().map(|job| job.tenant_id).collect(), arm.hourly).await?;
+            let hours = Hours::of(&mut tx, &per_tenant(executions.iter().map(|e| e.tenant_id)), arm.hourly).await?;
             let offered = decided(&mut tx, found, &jobs, (&hours, decide)).await?;
             let offered = self.within_limits(&mut tx, offered).await?;
             let given = assigned(offered, assign);

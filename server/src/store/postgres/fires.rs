@@ -9,22 +9,22 @@ use super::leases::LEASES_ASKED;
 use super::{PgStore, lanes, retried};
 use crate::execution::Execution;
 use crate::store::{
-    Arm, Armed, Assign, AtOnce, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Made, Planned, Releases,
-    Result, Trigger,
+    Arm, Armed, Assign, AtOnce, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Made, Places, Planned,
+    Releases, Result, Trigger,
 };
 
 #[async_trait]
 impl Fires for PgStore {
-    async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
+    async fn plan_some(&self, ahead: Duration, places: Places, decide: &DecidePlan<'_>) -> Result<Planned> {
         let mut tries = Tries::new(&self.inner.evict);
-        let planned = retried!(self, tries, self.try_plan(ahead, limit, decide));
+        let planned = retried!(self, tries, self.try_plan(ahead, places, decide));
         self.tell_of_lost(&tries);
         planned
     }
 
-    async fn release_within(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
+    async fn release_within(&self, places: Places, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut tries = Tries::new(&self.inner.evict);
-        let done = retried!(self, tries, self.try_release(limit, hourly, decide));
+        let done = retried!(self, tries, self.try_release(places, hourly, decide));
         self.tell_of_lost(&tries);
         done
     }

@@ -183,8 +183,11 @@ macro_rules! retried {
 use retried;
 
 /// Whether a transaction was ended only because it crossed another: a deadlock, a failure to serialize, or a row that was on its way into the
-/// default partition while its month was made (a check that is violated and has no name).
+/// default partition while its month was made (a check that is violated and has no name). Or undone because another was quicker.
 fn crossed(error: &StoreError) -> bool {
+    if matches!(error, StoreError::Outrun) {
+        return true;
+    }
     let (StoreError::Unavailable(sqlx::Error::Database(db)) | StoreError::Database(sqlx::Error::Database(db))) = error
     else {
         return false;

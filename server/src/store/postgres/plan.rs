@@ -15,7 +15,7 @@ use super::{PgStore, insert, limited, micros, rows, write};
 use crate::execution::{Execution, ON_TIME};
 use crate::firing;
 use crate::job::{Job, ScheduleKind};
-use crate::store::{DecidePlan, JobPlan, NewOmission, PlanCandidate, Planned, Result, StoreError};
+use crate::store::{DecidePlan, JobPlan, NewOmission, Places, PlanCandidate, Planned, Result, StoreError};
 
 /// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to
 /// stand before others meanwhile; it is back once one of them is omitted.
@@ -77,9 +77,9 @@ async fn put_off(tx: &mut PgConnection, unreadable: &[Unreadable], now: DateTime
 }
 
 impl PgStore {
-    pub(super) async fn try_plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
+    pub(super) async fn try_plan(&self, ahead: Duration, places: Places, decide: &DecidePlan<'_>) -> Result<Planned> {
         let mut tx = self.begin().await?;
-        let due = self.lock_due(&mut tx, ahead, limit).await?;
+        let due = self.lock_due(&mut tx, ahead, places).await?;
         let plans: Vec<(&PlanCandidate, JobPlan)> = due.candidates.iter().map(|c| (c, decide(c))).collect();
         let now = match due.now {
             Some(now) => now,
@@ -113,8 +113,8 @@ impl PgStore {
         Ok(planned)
     }
 
-    /// Locks jobs to plan: what is on time first, then what is late, which has half of the places at most.
-    async fn lock_due(&self, tx: &mut PgConnection, ahead: Duration, limit: usize) -> Result<Due> {
+    /// Locks jobs to plan: what is on time first, then what is late.
+    async fn lock_due(&self, tx: &mut PgConnection, ahead: Duration, places: Places) -> Result<Due> {
         // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot, and a
         // cursor that another planner has moved since would be planned from twice.
         let found = sqlx::query(concat!(
@@ -124,7 +124,7 @@ impl PgStore {
             " from scheduled_jobs j where ",
             plannable!(),
             " and j.next_execution_at < statement_timestamp() - $3 * interval '1 microsecond'
-                order by j.next_execution_at limit ($2::bigint + 1) / 2 for no key update of j skip locked
+                order by j.next_execution_at limit $4 for no key update of j skip locked
              ), soon as materialized (
                 select false as late, ",
             job_columns!(),
@@ -137,8 +137,9 @@ impl PgStore {
              select due.*, clock_timestamp() as now from due order by late, cursor"
         ))
         .bind(micros(ahead))
-        .bind(limited(limit))
+        .bind(limited(places.all))
         .bind(micros(ON_TIME))
+        .bind(limited(places.late))
         .fetch_all(&mut *tx)
         .await?;
         let Some(first) = found.first() else { return Ok(Due::default()) };

@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 use super::apply::{Locked, policy_of};
 use super::commit::commit;
-use super::hours::Hours;
+use super::hours::{Hours, per_tenant};
 use super::rows::{armed, job_columns, live_columns};
 use super::{PgStore, limited, micros, rows, write};
 use crate::execution::{Event, Execution, ON_TIME, Policy, State, apply};
 use crate::firing::is_begun;
 use crate::job::{Job, ScheduleKind};
-use crate::store::{DecideDue, DueFire, DueVerdict, NewOmission, Releases, Result, StoreError};
+use crate::store::{DecideDue, DueFire, DueVerdict, NewOmission, Places, Releases, Result, StoreError};
 
 /// Active executions of a job that are counted; more than any limit of a job that has one.
 const COUNTED: i64 = 10_000;
@@ -42,14 +42,14 @@ struct Batch {
 }
 
 impl PgStore {
-    pub(super) async fn try_release(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
+    pub(super) async fn try_release(&self, places: Places, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut tx = self.begin().await?;
-        let (Due { executions: due, late }, now) = lock_due(&mut tx, limit).await?;
+        let (Due { executions: due, late }, now) = lock_due(&mut tx, places).await?;
         let jobs = self.lock_jobs(&mut tx, &due, now).await?;
         // A job that somebody else has locked just now keeps its fires until the next round.
         let due: Vec<Execution> = due.into_iter().filter(|e| e.attempt > 0 || jobs.contains_key(&e.job_id)).collect();
         let mut fires = offered(&mut tx, &due, &jobs).await?;
-        let hours = Hours::of(&mut tx, fires.iter().map(|fire| fire.job.tenant_id).collect(), hourly).await?;
+        let hours = Hours::of(&mut tx, &per_tenant(fires.iter().map(|fire| fire.job.tenant_id)), hourly).await?;
         fires.iter_mut().for_each(|fire| fire.room = hours.room(fire.job.tenant_id));
         let verdicts: HashMap<Uuid, DueVerdict> =
             fires.iter().map(|f| f.execution.id).zip(decide(&fires, now)).collect();
@@ -61,9 +61,9 @@ impl PgStore {
             let verdict = verdicts.get(&fire.execution.id);
             verdict.is_some_and(|verdict| is_begun(fire, verdict)) && !batch.dropped.contains(&fire.execution.id)
         };
-        hours.count(&mut tx, fires.iter().filter(begun).map(|fire| fire.job.tenant_id)).await?;
         let next_due =
             sqlx::query_scalar("select min(run_at) from live_executions where state = 0").fetch_one(&mut *tx).await?;
+        hours.count(&mut tx, fires.iter().filter(begun).map(|fire| fire.job.tenant_id)).await?;
         commit(tx).await?;
         Ok(Releases {
             released: batch.due.len(),
@@ -259,8 +259,8 @@ struct Due {
     late: usize,
 }
 
-/// Locks what has come due: what is late has half of the places at most, so that it holds up nothing that is on time.
-async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Due, DateTime<Utc>)> {
+/// Locks what has come due.
+async fn lock_due(tx: &mut PgConnection, places: Places) -> Result<(Due, DateTime<Utc>)> {
     // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot.
     let found = sqlx::query(concat!(
         "with late as materialized (
@@ -268,7 +268,7 @@ async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Due, DateTime<
         live_columns!(),
         ", true as is_late from live_executions e join scheduled_jobs j on j.id = e.job_id
             where e.state = 0 and e.run_at < statement_timestamp() - $2 * interval '1 microsecond'
-            order by e.run_at, e.id limit ($1::bigint + 1) / 2 for update of e skip locked
+            order by e.run_at, e.id limit $3 for update of e skip locked
          ), soon as materialized (
             select ",
         live_columns!(),
@@ -279,8 +279,9 @@ async fn lock_due(tx: &mut PgConnection, limit: usize) -> Result<(Due, DateTime<
          ), due as (select * from late union all select * from soon)
          select due.*, clock_timestamp() as now from due order by run_at, id"
     ))
-    .bind(limited(limit))
+    .bind(limited(places.all))
     .bind(micros(ON_TIME))
+    .bind(limited(places.late))
     .fetch_all(&mut *tx)
     .await?;
     let now = match found.first() {

@@ -7,18 +7,18 @@ use async_trait::async_trait;
 use super::{SqliteStore, rows};
 use crate::execution::Execution;
 use crate::store::{
-    Arm, Armed, Assign, AtOnce, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Made, Planned, Releases,
-    Result, Trigger,
+    Arm, Armed, Assign, AtOnce, DecideArm, DecideDue, DecidePlan, DecideTrigger, Fires, Lane, Made, Places, Planned,
+    Releases, Result, Trigger,
 };
 
 #[async_trait]
 impl Fires for SqliteStore {
-    async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
-        self.plan_round(ahead, limit, decide).await
+    async fn plan_some(&self, ahead: Duration, places: Places, decide: &DecidePlan<'_>) -> Result<Planned> {
+        self.plan_round(ahead, places, decide).await
     }
 
-    async fn release_within(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
-        self.release_round(limit, hourly, decide).await
+    async fn release_within(&self, places: Places, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
+        self.release_round(places, hourly, decide).await
     }
 
     async fn arm(&self, arm: &Arm<'_>, decide: &DecideArm<'_>, assign: &Assign<'_>) -> Result<Armed> {

@@ -14,7 +14,7 @@ use super::{SqliteStore, Work, jobs};
 use crate::execution::{Execution, ON_TIME};
 use crate::firing;
 use crate::job::Job;
-use crate::store::{DecidePlan, PlanCandidate, Planned, Result, StoreError};
+use crate::store::{DecidePlan, Places, PlanCandidate, Planned, Result, StoreError};
 
 /// Jobs that planning can do something about. One whose outstanding fires use up its maximum waits for what becomes of them, and is not to
 /// stand before others meanwhile; it is back once one of them is omitted.
@@ -31,12 +31,12 @@ macro_rules! plannable {
 
 impl SqliteStore {
     /// One round of planning.
-    pub(super) async fn plan_round(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
+    pub(super) async fn plan_round(&self, ahead: Duration, places: Places, decide: &DecidePlan<'_>) -> Result<Planned> {
         let mut work = self.write().await?;
         let horizon = after(work.now, ahead);
         let edge = before(work.now, ON_TIME);
-        let late = near_cursors(&mut work, DateTime::<Utc>::MIN_UTC, edge, limit.div_ceil(2)).await?;
-        let soon = near_cursors(&mut work, edge, after(horizon, TICK), limit - late.len()).await?;
+        let late = near_cursors(&mut work, DateTime::<Utc>::MIN_UTC, edge, places.late).await?;
+        let soon = near_cursors(&mut work, edge, after(horizon, TICK), places.all - late.len()).await?;
         let jobs = late.len() + soon.len();
         let mut planned = Planned { now: work.now, jobs, late: late.len(), ..Planned::default() };
         for row in soon.iter().chain(&late) {

@@ -15,20 +15,20 @@ use super::rows::{self, TICK, after, before, from_micros, micros, select_live};
 use super::{SqliteStore, Work, jobs, tenants};
 use crate::execution::{Event, Execution, ON_TIME};
 use crate::job::Job;
-use crate::store::{DecideDue, DueFire, DueVerdict, Releases, Result, StoreError};
+use crate::store::{DecideDue, DueFire, DueVerdict, Places, Releases, Result, StoreError};
 
 /// How long that waits which cannot be read.
 const PUT_OFF: Duration = Duration::from_secs(60);
 
 impl SqliteStore {
     /// One round of releasing.
-    pub(super) async fn release_round(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
+    pub(super) async fn release_round(&self, places: Places, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
         let mut work = self.write().await?;
         let mut releases = Releases { now: work.now, ..Releases::default() };
         let edge = before(work.now, ON_TIME);
-        let late = come_due(&mut work, DateTime::<Utc>::MIN_UTC, edge, limit.div_ceil(2)).await?;
+        let late = come_due(&mut work, DateTime::<Utc>::MIN_UTC, edge, places.late).await?;
         let end = after(work.now, TICK);
-        let soon = come_due(&mut work, edge, end, limit - late.len()).await?;
+        let soon = come_due(&mut work, edge, end, places.all - late.len()).await?;
         releases.late = late.len();
         let mut due = Vec::with_capacity(late.len() + soon.len());
         for row in late.iter().chain(&soon) {

@@ -13,20 +13,24 @@ use crate::store::*;
 pub trait Fires: Send + Sync {
     /// Locks jobs whose cursor lies before now + `ahead` (skipping those that another coordinator has locked), lets `decide` say which
     /// fires to make, and in one transaction inserts their executions (state Scheduled) and moves the cursors on. Jobs whose cursor is late
-    /// (see [`crate::execution::ON_TIME`]) get half of the places at most, and are handed to `decide` after the others. A job that cannot be
-    /// read is put off, with an omission, and holds nobody up.
-    async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned>;
+    /// are handed to `decide` after the others. A job that cannot be read is put off, with an omission, and holds nobody up.
+    async fn plan_some(&self, ahead: Duration, places: Places, decide: &DecidePlan<'_>) -> Result<Planned>;
+
+    /// The same, with half of the places for what is late.
+    async fn plan(&self, ahead: Duration, limit: usize, decide: &DecidePlan<'_>) -> Result<Planned> {
+        self.plan_some(ahead, Places::of(limit), decide).await
+    }
 
     /// Executions whose `run_at` has come become Pending, or, for fires that `decide` omits, an omission. Counts the executions of their
     /// jobs; a job that has reached its maximum, or has nothing left to fire, becomes inactive. What is late gets half of the places at
     /// most. What cannot be read is put off for a minute.
     async fn release(&self, limit: usize, decide: &DecideDue<'_>) -> Result<Releases> {
-        self.release_within(limit, 0, decide).await
+        self.release_within(Places::of(limit), 0, decide).await
     }
 
     /// The same, where tenants without an hourly quota of their own have this one; 0 is none. Fires know what their tenant may still begin,
     /// and those that are admitted are counted.
-    async fn release_within(&self, limit: usize, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases>;
+    async fn release_within(&self, places: Places, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases>;
 
     /// Grants planned fires ahead of their instant, to sessions that `assign` gives them to: those that `decide` lets, within the limits of
     /// queue, tenant and key, counted as in [`Leases::claim`]. They are counted as executions of their jobs now, unless they were before and

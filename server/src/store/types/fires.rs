@@ -123,6 +123,21 @@ pub struct Armed {
     pub now: DateTime<Utc>,
 }
 
+/// How many rows a round looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    pub all: usize,
+    /// How many of those may be later than [`crate::execution::ON_TIME`], so that what is late holds up nothing that is on time.
+    pub late: usize,
+}
+
+impl Places {
+    /// Half of them for what is late, at most.
+    pub fn of(all: usize) -> Self {
+        Self { all, late: all.div_ceil(2) }
+    }
+}
+
 /// What releasing did.
 #[derive(Clone, Debug, Default)]
 pub struct Releases {
