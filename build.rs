@@ -77,6 +77,7 @@ fn messages(files: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
         .extern_path(".orrery.v1.Json", "crate::Json")
         .skip_debug(SECRET)
         .build_transport(true)
+        .codec_path("crate::LeanCodec")
         // Written by hand in `proto/`, since theirs would show secrets.
         .skip_debug([".orrery.v1.PutSecretRequest", ".orrery.v1.Work", ".orrery.v1.Lease"])
         .compile_fds(files)?;

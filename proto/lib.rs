@@ -1,11 +1,13 @@
 //! The contract of Orrery. Everything here but [`Json`] and [`Timestamp`] is generated from `proto/` by `build.rs`.
 
+mod codec;
 mod debug;
 mod json;
 mod number;
 mod secrets;
 mod timestamp;
 
+pub use codec::LeanCodec;
 pub use json::Json;
 pub use timestamp::Timestamp;
 

@@ -17,6 +17,7 @@ use super::error::Result;
 use super::figure::times;
 use super::past::{self, Written};
 use super::progress::say;
+use super::raw::Ending;
 use super::report::Case;
 use super::samples::Samples;
 use super::settings::Engine;
@@ -71,7 +72,8 @@ async fn history(bed: &Bed, rows: u64) -> Result<Case> {
     deployment.trigger(&deployment.client, &jobs[0], 1).await?;
     deployment.is_idle(START, Duration::from_millis(50)).await?;
     workers.stop().await;
-    let written = past::write(deployment.database.pool()?, &jobs, rows).await?;
+    let pool = deployment.database.pool()?;
+    let written = past::write(pool, &jobs, rows, &Ending::newest(pool).await?).await?;
     let mut figures = Vec::new();
     for kind in KINDS {
         say(format!("history: {kind}"));

@@ -17,6 +17,7 @@ mod fill;
 mod herd;
 mod history;
 mod latency;
+mod layouts;
 mod load;
 mod machine;
 mod past;
@@ -124,5 +125,6 @@ async fn measure(scenario: Scenario, bed: &Bed) -> Result<Vec<Case>> {
         Scenario::Api => calls::measure(bed).await,
         Scenario::Soak => soak::measure(bed).await,
         Scenario::Start => start::measure(bed).await,
+        Scenario::Layouts => layouts::measure(bed).await,
     }
 }

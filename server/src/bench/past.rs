@@ -24,13 +24,12 @@ pub(super) struct Written {
 }
 
 /// Finished executions of jobs, one after the other from the first of the month on, or from yesterday, to now: of 100, three have failed
-/// and one was cancelled; the others are like the newest one that has completed. The last job has never failed.
+/// and one was cancelled; the others have ended like `ending`. The last job has never failed.
 ///
 /// # Errors
-/// Where they cannot be written, or nothing has completed.
-pub(super) async fn write(pool: &PgPool, jobs: &[String], rows: u64) -> Result<Written> {
+/// Where they cannot be written.
+pub(super) async fn write(pool: &PgPool, jobs: &[String], rows: u64, ending: &Ending) -> Result<Written> {
     let jobs: Vec<Uuid> = jobs.iter().filter_map(|id| id.parse().ok()).collect();
-    let ending = Ending::newest(pool).await?;
     let to: DateTime<Utc> = sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await?;
     let first_of_month = to.date_naive().with_day(1).and_then(|day| day.and_hms_opt(0, 0, 0)).map(|at| at.and_utc());
     let from = first_of_month.unwrap_or(to).min(to - TimeDelta::days(1));

@@ -29,6 +29,8 @@ pub enum Scenario {
     Soak,
     /// How soon `orrery dev` serves
     Start,
+    /// One table of all executions, or a small one of what lives beside history
+    Layouts,
 }
 
 impl Scenario {

@@ -111,7 +111,7 @@ fn peak(deployment: &Deployment) -> Figure {
 }
 
 /// Lets a first agent run a few, so that lanes exist and nothing is done for the first time while it counts.
-async fn warmed(bed: &Bed, deployment: &Deployment, executions: u64) -> Result<String> {
+pub(super) async fn warmed(bed: &Bed, deployment: &Deployment, executions: u64) -> Result<String> {
     let job = deployment.asked_job(&deployment.client, NOOP, NOOP).await?;
     let workers = Workers::attached(bed, deployment, Fleet::one(bed.settings.slots)).await?;
     deployment.trigger(&deployment.client, &job, executions.min(WARM_UP)).await?;
@@ -199,7 +199,7 @@ async fn sizes(pool: &PgPool, executions: u64, wal_before: i64, disk_before: i64
     ])
 }
 
-async fn wal(pool: &PgPool) -> Result<i64> {
+pub(super) async fn wal(pool: &PgPool) -> Result<i64> {
     Ok(sqlx::query_scalar("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint").fetch_one(pool).await?)
 }
 
@@ -255,7 +255,7 @@ async fn raw_limit(
     fill::pending(pool, job, lane, executions).await?;
     fill::settled(pool).await?;
     let (cpu, wal_before) = (bed.postgres_cpu().unwrap_or(f64::NAN), wal(pool).await?);
-    let (rows, seconds) = raw::claim_and_complete(pool, lane, ending).await?;
+    let (rows, seconds) = raw::claim_and_complete(pool, &raw::TWO_TABLES, lane, ending).await?;
     let cpu = bed.postgres_cpu().unwrap_or(f64::NAN) - cpu;
     if rows != executions {
         return Err(failed(format!("the raw limit was measured over {rows} of {executions} rows")));
