@@ -86,10 +86,15 @@ print('ok' if len(value) == int(os.environ['LENGTH']) else 'not the value')
 raise ValueError('failed with ' + value)
 "#;
 
+/// What an execution has printed, one stream after the other: pieces of lines of both come in any order.
 async fn log_of(rest: &Rest, execution: &str) -> String {
     let text = async || {
-        let lines = list(&rest.get(&format!("/executions/{execution}/logs?pageSize=1000")).await.ok(), "entries");
-        lines.iter().map(|line| line["text"].as_str().unwrap()).collect::<String>()
+        let entries = list(&rest.get(&format!("/executions/{execution}/logs?pageSize=1000")).await.ok(), "entries");
+        let of = |stream: &str| {
+            let pieces = entries.iter().filter(|entry| entry["stream"] == stream);
+            pieces.map(|entry| entry["text"].as_str().unwrap()).collect::<String>()
+        };
+        of("stdout") + &of("stderr")
     };
     until("the log has its end", SOON, async || Some(text().await).filter(|text| text.contains("ValueError"))).await
 }
