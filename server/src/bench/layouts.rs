@@ -74,32 +74,34 @@ const ONE: Measured = Measured {
 /// # Errors
 /// Where one cannot be measured.
 pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
-    let deployment = Deployment::start(bed, Engine::Postgres).await?;
-    let pool = deployment.database.pool()?.clone();
-    let job = warmed(bed, &deployment, 100).await?;
-    let ending = Ending::newest(&pool).await?;
-    let lane = fill::lane_of(&pool, &format!("function:{MODULE}#{NOOP}")).await?;
     let mut cases = Vec::new();
     for rows in [0].into_iter().chain(bed.settings.history.first().copied()) {
         say(format!("layouts: beside {rows} rows of history"));
+        let deployment = Deployment::start(bed, Engine::Postgres).await?;
+        let job = warmed(bed, &deployment, 100).await?;
+        let pool = deployment.database.pool()?.clone();
+        let ending = Ending::newest(&pool).await?;
+        let lane = fill::lane_of(&pool, &format!("function:{MODULE}#{NOOP}")).await?;
         fill::clear(&pool).await?;
         if rows > 0 {
             past::write(&pool, std::slice::from_ref(&job), rows, &ending).await?;
         }
-        let waiting = bed.settings.executions;
-        fill::pending(&pool, &job, lane, waiting).await?;
+        // It would take back leases of a session that it does not know.
+        let database = deployment.stop().await;
+        let pool = database.pool()?;
+        fill::pending(pool, &job, lane, bed.settings.executions).await?;
         for statement in ONE_TABLE {
-            sqlx::query(AssertSqlSafe((*statement).to_owned())).execute(&pool).await?;
+            sqlx::query(AssertSqlSafe((*statement).to_owned())).execute(pool).await?;
         }
-        let one = drained(bed, &pool, &ONE, (lane, &ending)).await?;
-        fill::pending(&pool, &job, lane, waiting).await?;
-        let mut two = drained(bed, &pool, &TWO, (lane, &ending)).await?;
+        let one = drained(bed, pool, &ONE, (lane, &ending)).await?;
+        fill::pending(pool, &job, lane, bed.settings.executions).await?;
+        let mut two = drained(bed, pool, &TWO, (lane, &ending)).await?;
         two.push(Figure::new("of_one_table", two[0].value / one[0].value, ""));
         let case =
             |name: &str, figures| Case::new(format!("{name}, {rows} rows of history"), figures).with("rows", rows);
         cases.extend([case("two tables", two), case("one table", one)]);
+        bed.drop_databases().await;
     }
-    deployment.stop().await;
     Ok(cases)
 }
 

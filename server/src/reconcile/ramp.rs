@@ -3,7 +3,7 @@ use std::time::Duration;
 use crate::store::Places;
 
 /// The least pause after a round with something late in it.
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The most, however long the round took.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ mod tests {
     fn a_quick_database_gives_half_of_each_round_to_what_is_late() {
         let mut ramp = Ramp::new(250);
         assert_eq!(ramp.places(), Places { all: 250, late: 125 });
-        assert_eq!(ramp.after(Duration::from_millis(10)), Duration::from_millis(50));
+        assert_eq!(ramp.after(Duration::from_millis(4)), Duration::from_millis(10));
         assert_eq!(ramp.places(), Places { all: 250, late: 125 });
     }
 

@@ -141,9 +141,12 @@ async fn check_quota(tx: &mut PgConnection, fresh: &[(usize, Job)], quota: Optio
 /// Finds the first job whose name is taken, by another job or by an earlier one of the same call.
 async fn check_names(tx: &mut PgConnection, fresh: &[(usize, Job)]) -> Result<()> {
     let name = |job: &Job| text::plain(&job.spec.name).into_owned();
+    // Each name by itself, and by the index that has them in order: while PostgreSQL has not counted a table's rows it takes it for empty, and
+    // compares each name with each job.
     let taken = sqlx::query(
-        "select j.tenant_id, j.name from unnest($1::uuid[], $2::text[]) as u(tenant_id, name)
-         join scheduled_jobs j on j.tenant_id = u.tenant_id and j.name = u.name and j.deleted_at is null",
+        "select j.tenant_id, j.name from unnest($1::uuid[], $2::text[]) as u(tenant_id, name) cross join lateral (
+            select s.tenant_id, s.name from scheduled_jobs s
+            where s.tenant_id = u.tenant_id and s.name = u.name and s.deleted_at is null order by s.tenant_id, s.name limit 1) j",
     )
     .bind(fresh.iter().map(|(_, job)| job.tenant_id).collect::<Vec<_>>())
     .bind(fresh.iter().map(|(_, job)| name(job)).collect::<Vec<_>>())
