@@ -18,7 +18,6 @@ use super::{fill, past};
 
 /// One month of one table: partitions do not come into it, for what lives is of this month or the last.
 const ONE_TABLE: &[&str] = &[
-    "drop table if exists bench_executions",
     "create table bench_executions (like live_executions including defaults including generated, status text not null,
         error_type text, error_message text, error_stack text, retry_count integer, worker_id uuid, completed_at timestamptz,
         duration_ms bigint, result jsonb, memory_peak_mb double precision, cpu_time_ms bigint, counted boolean)",

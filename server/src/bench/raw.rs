@@ -16,14 +16,27 @@ pub(super) struct Layout {
     complete: &'static str,
 }
 
+/// A claim's statement: the same for both layouts but for its table.
+macro_rules! claim_from {
+    ($table:literal) => {
+        concat!(
+            "with picked as materialized (
+            select ctid from ",
+            $table,
+            " where lane_id = $1 and state = 1
+            order by priority desc, late, run_at, id limit $2 for update skip locked)
+         update ",
+            $table,
+            " e set state = 2, session_id = $3, worker_name = $4, job_version = $5, epoch = e.epoch + 1,
+            attempt = e.attempt + 1, granted_at = clock_timestamp(), deadline = clock_timestamp() + interval '1 hour'
+         where e.ctid = any(array(select ctid from picked)) returning e.id, e.epoch"
+        )
+    };
+}
+
 /// The product's: what is done moves to history.
 pub(super) const TWO_TABLES: Layout = Layout {
-    claim: "with picked as materialized (
-            select ctid from live_executions where lane_id = $1 and state = 1
-            order by priority desc, late, run_at, id limit $2 for update skip locked)
-         update live_executions e set state = 2, session_id = $3, worker_name = $4, job_version = $5, epoch = e.epoch + 1,
-            attempt = e.attempt + 1, granted_at = clock_timestamp(), deadline = clock_timestamp() + interval '1 hour'
-         where e.ctid = any(array(select ctid from picked)) returning e.id, e.epoch",
+    claim: claim_from!("live_executions"),
     complete: "with gone as (
             delete from live_executions e where e.ctid = any(array(
                 select l.ctid from unnest($1::uuid[], $2::bigint[]) as u(id, epoch) cross join lateral (
@@ -41,12 +54,7 @@ pub(super) const TWO_TABLES: Layout = Layout {
 
 /// What is done stays where it is, in the table of [`super::layouts`].
 pub(super) const ONE_TABLE: Layout = Layout {
-    claim: "with picked as materialized (
-            select ctid from bench_executions where lane_id = $1 and state = 1
-            order by priority desc, late, run_at, id limit $2 for update skip locked)
-         update bench_executions e set state = 2, session_id = $3, worker_name = $4, job_version = $5, epoch = e.epoch + 1,
-            attempt = e.attempt + 1, granted_at = clock_timestamp(), deadline = clock_timestamp() + interval '1 hour'
-         where e.ctid = any(array(select ctid from picked)) returning e.id, e.epoch",
+    claim: claim_from!("bench_executions"),
     complete: "update bench_executions e set state = 3, status = 'completed', session_id = null, worker_id = e.session_id, started_at = e.granted_at,
             completed_at = clock_timestamp(), duration_ms = 0, result = $4::jsonb, attempts = $5, error_message = '', error_stack = '',
             retry_count = 0, counted = true
