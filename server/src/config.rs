@@ -51,8 +51,9 @@ pub struct Limits {
     /// How long an agent's session lives after a heartbeat, in milliseconds.
     #[arg(long, env = "ORRERY_SESSION_TTL_MS", default_value_t = 15_000)]
     pub session_ttl_ms: u64,
-    /// How long before their instant planned fires may be handed to agents, in milliseconds; 0: not before it.
-    #[arg(long, env = "ORRERY_ARM_AHEAD_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=5000))]
+    /// How long before their instant planned fires may be handed to agents, in milliseconds; 0: not before it. Above 5000 they are planned
+    /// earlier, too.
+    #[arg(long, env = "ORRERY_ARM_AHEAD_MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60_000))]
     pub arm_ahead_ms: u64,
     /// How agents are chosen where several could take an execution.
     #[arg(long, env = "ORRERY_STRATEGY", value_enum, default_value_t = Strategy::LeastLoaded)]

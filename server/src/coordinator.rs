@@ -178,8 +178,13 @@ impl Parts {
 
     fn spawn_loops(&self, intake: Intake, renewals: Renewals, grpc: SocketAddr, leaving: CancellationToken) {
         let Self { store, limits, metrics, info, clock, signals, dispatch, loops, tasks, .. } = self;
-        let planner =
-            Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
+        let planner = Planner {
+            store: store.clone(),
+            clock: clock.clone(),
+            signals: signals.clone(),
+            metrics: metrics.clone(),
+            ahead: reconcile::plan_ahead(limits.arm_ahead()),
+        };
         let releaser = Releaser {
             store: store.clone(),
             clock: clock.clone(),

@@ -17,6 +17,9 @@ use super::worker::MODULE;
 /// How long a program may take to start or to end.
 pub(super) const START: Duration = Duration::from_secs(60);
 
+/// How long before their instant fires are handed to agents, where it is not said otherwise.
+const ARM_AHEAD: Duration = Duration::from_millis(1500);
+
 /// Triggers in one call.
 pub(super) const BATCH: u64 = 1000;
 
@@ -37,7 +40,15 @@ impl Deployment {
     /// # Errors
     /// Where it does not serve.
     pub(super) async fn start(bed: &Bed, engine: Engine) -> Result<Self> {
-        Self::start_by(bed, engine, None).await
+        Self::start_by(bed, engine, None, ARM_AHEAD).await
+    }
+
+    /// Starts it on PostgreSQL, with fires that are handed to agents so long before their instant.
+    ///
+    /// # Errors
+    /// Where it does not serve.
+    pub(super) async fn start_armed(bed: &Bed, ahead: Duration) -> Result<Self> {
+        Self::start_by(bed, Engine::Postgres, None, ahead).await
     }
 
     /// Starts it with TLS, and agents known by certificates of this authority.
@@ -45,16 +56,16 @@ impl Deployment {
     /// # Errors
     /// Where it does not serve.
     pub(super) async fn start_secured(bed: &Bed, engine: Engine) -> Result<Self> {
-        Self::start_by(bed, engine, Some(Authority::new(bed)?)).await
+        Self::start_by(bed, engine, Some(Authority::new(bed)?), ARM_AHEAD).await
     }
 
-    async fn start_by(bed: &Bed, engine: Engine, authority: Option<Authority>) -> Result<Self> {
+    async fn start_by(bed: &Bed, engine: Engine, authority: Option<Authority>, ahead: Duration) -> Result<Self> {
         let database = Database::new(bed, engine).await?;
         let mut command = Child::orrery(&["server"])?;
         command.envs([
             ("DATABASE_URL", database.url.as_str()),
             ("ORRERY_KEY_PEPPER", &database.pepper),
-            ("ORRERY_ARM_AHEAD_MS", "1500"),
+            ("ORRERY_ARM_AHEAD_MS", &ahead.as_millis().to_string()),
             ("ORRERY_HTTP", "127.0.0.1:0"),
             ("ORRERY_GRPC", "127.0.0.1:0"),
             ("ORRERY_METRICS", "127.0.0.1:0"),

@@ -15,12 +15,12 @@ use super::procfs;
 use super::progress::say;
 use super::report::Case;
 use super::samples::Samples;
-use super::settings::Engine;
 use super::worker::NOOP;
 use super::workers::{Fleet, Workers};
+use crate::reconcile::plan_ahead;
 
-/// From the end of the making of jobs to their instant: the planner is done with what lies behind, and sleeps.
-const AHEAD: TimeDelta = TimeDelta::seconds(12);
+/// From the end of the making of jobs to the planning of their instant: the planner is done with what lies behind, and sleeps.
+const AHEAD: TimeDelta = TimeDelta::seconds(6);
 
 /// How much longer than expected the making may take; where it took longer still, all is made anew with more time.
 const ALLOWANCES: [i32; 3] = [2, 5, 15];
@@ -40,8 +40,25 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// The most that an agent may have.
-const MOST_SLOTS: u32 = 100_000;
+/// The most slots that a worker of a herd is given.
+const MOST_SLOTS: u64 = 100_000;
+
+/// How long before their instant fires are handed to agents: as long as planning and granting all of them takes.
+fn armed_ahead(jobs: u64) -> Duration {
+    Duration::from_millis(match jobs {
+        0..=1000 => 1500,
+        1001..=10_000 => 5000,
+        _ => 40_000,
+    })
+}
+
+/// Workers whose slots are enough for all of the herd, and for the quarter that is never granted ahead.
+fn fleet(jobs: u64, least: u32) -> Fleet {
+    let slots = (jobs * 3 / 2).max(least.into());
+    let each = slots.div_ceil(MOST_SLOTS);
+    let of_one = u32::try_from(slots / each).unwrap_or(least);
+    Fleet { each: usize::try_from(each).unwrap_or(1), ..Fleet::one(of_one) }
+}
 
 async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
     for allowance in ALLOWANCES {
@@ -55,15 +72,14 @@ async fn herd(bed: &Bed, jobs: u64) -> Result<Case> {
 
 /// `None` where the jobs were not made in time.
 async fn tried(bed: &Bed, jobs: u64, allowance: i32) -> Result<Option<Case>> {
-    let deployment = Deployment::start(bed, Engine::Postgres).await?;
-    // Slots for all of the herd, and for the quarter that is never granted ahead.
-    let slots = u32::try_from(jobs * 3 / 2).unwrap_or(MOST_SLOTS).max(bed.settings.slots).min(MOST_SLOTS);
-    let mut workers = Workers::attached(bed, &deployment, Fleet::one(slots)).await?;
+    let ahead = armed_ahead(jobs);
+    let deployment = Deployment::start_armed(bed, ahead).await?;
+    let mut workers = Workers::attached(bed, &deployment, fleet(jobs, bed.settings.slots)).await?;
     let warm = deployment.asked_job(&deployment.client, "warm", NOOP).await?;
     deployment.trigger(&deployment.client, &warm, 1000).await?;
     workers.have_started(1000, PATIENCE).await?;
     let began = Instant::now();
-    let Some(instant) = made(&deployment, jobs, allowance).await? else {
+    let Some(instant) = made(&deployment, jobs, (allowance, ahead)).await? else {
         workers.stop().await;
         deployment.stop().await;
         return Ok(None);
@@ -82,7 +98,8 @@ async fn tried(bed: &Bed, jobs: u64, allowance: i32) -> Result<Option<Case>> {
         return Err(failed(format!("{} of {jobs} jobs have fired at {instant}", lags.len())));
     }
     let case = Case::new(format!("{jobs} jobs"), figures(jobs, &lags, memory));
-    Ok(Some(case.with("jobs", jobs).with("making_seconds", making.as_secs_f64())))
+    let case = case.with("jobs", jobs).with("making_seconds", making.as_secs_f64());
+    Ok(Some(case.with("arm_ahead_seconds", ahead.as_secs_f64())))
 }
 
 fn figures(jobs: u64, lags: &Samples, memory: Option<(u64, u64)>) -> Vec<Figure> {
@@ -105,7 +122,11 @@ fn figures(jobs: u64, lags: &Samples, memory: Option<(u64, u64)>) -> Vec<Figure>
 }
 
 /// Makes jobs that are all due at the answered instant, which lies ahead when it answers; `None` where it does not.
-async fn made(deployment: &Deployment, jobs: u64, allowance: i32) -> Result<Option<DateTime<Utc>>> {
+async fn made(
+    deployment: &Deployment,
+    jobs: u64,
+    (allowance, ahead): (i32, Duration),
+) -> Result<Option<DateTime<Utc>>> {
     // How long that takes is not known before some have been made: manual jobs of another tenant, that do nothing.
     let other = client(&deployment.grpc, &deployment.database.keys.other)?;
     let began = Instant::now();
@@ -113,9 +134,9 @@ async fn made(deployment: &Deployment, jobs: u64, allowance: i32) -> Result<Opti
     create(&other, (0..BATCH).map(idle).collect()).await?;
     let batches = i32::try_from(jobs.div_ceil(BATCH)).unwrap_or(i32::MAX);
     let expected = TimeDelta::from_std(began.elapsed()).unwrap_or_default() * batches;
-    let instant = second_after(Utc::now(), expected * allowance + AHEAD);
+    let planned = TimeDelta::from_std(plan_ahead(ahead)).unwrap_or_default();
+    let instant = second_after(Utc::now(), expected * allowance + planned + AHEAD);
     let expression = once_a_year(instant);
     create(&deployment.client, (0..jobs).map(|n| job(format!("herd-{n}"), expression.clone(), None)).collect()).await?;
-    // Fires are planned five seconds and a half ahead.
-    Ok((Utc::now() + TimeDelta::seconds(6) < instant).then_some(instant))
+    Ok((Utc::now() + planned + TimeDelta::milliseconds(500) < instant).then_some(instant))
 }

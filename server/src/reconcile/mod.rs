@@ -26,9 +26,17 @@ pub use upkeep::Upkeep;
 
 use crate::store::Wake;
 
-/// How long ahead fires are planned, so that at the instant their executions are already there. Not a whole number of seconds: cron fires on
-/// whole ones, and planning is not to stand in the way of what fires at that moment.
-pub const PLAN_AHEAD: Duration = Duration::from_millis(5500);
+/// How long ahead fires are planned at the least, so that at the instant their executions are already there. Not a whole number of seconds: cron
+/// fires on whole ones, and planning is not to stand in the way of what fires at that moment.
+const PLAN_AHEAD: Duration = Duration::from_millis(5500);
+
+/// How long before they may be handed to agents.
+const BEFORE_ARMED: Duration = Duration::from_millis(500);
+
+/// How long ahead fires are planned that may be handed to agents so long before their instant.
+pub(crate) fn plan_ahead(arm_ahead: Duration) -> Duration {
+    PLAN_AHEAD.max(arm_ahead + BEFORE_ARMED)
+}
 
 /// How often a loop looks although nobody woke it.
 pub const POLL: Duration = Duration::from_secs(1);

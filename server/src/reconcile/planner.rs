@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Backoff, PLAN_AHEAD, POLL, Pace, Ramp, Signals, rest};
+use super::{Backoff, POLL, Pace, Ramp, Signals, rest};
 use crate::clock::DatabaseClock;
 use crate::firing;
 use crate::schedule::Schedule;
@@ -26,6 +26,8 @@ pub struct Planner {
     pub clock: Arc<DatabaseClock>,
     pub signals: Arc<Signals>,
     pub metrics: Metrics,
+    /// How long ahead fires are planned.
+    pub ahead: Duration,
 }
 
 /// Fires that one round makes of all its jobs, and the time it takes to think of them: a job with much to catch up on is not to keep the
@@ -72,7 +74,7 @@ impl Planner {
     async fn round(&self, schedules: &Schedules, asked: Instant, places: Places) -> Result<Planned, StoreError> {
         let budget = Budget { fires: AtomicUsize::new(FIRES_A_ROUND), until: Instant::now() + THINKING };
         let decide = |candidate: &PlanCandidate| schedules.plan(candidate, &budget);
-        let planned = self.store.plan_some(PLAN_AHEAD, places, &decide).await?;
+        let planned = self.store.plan_some(self.ahead, places, &decide).await?;
         self.clock.observe(asked, planned.now);
         self.metrics.omitted("misfire", planned.omissions as u64);
         Ok(planned)
@@ -88,14 +90,14 @@ impl Planner {
         let progress = planned.fires > 0 || planned.omissions > 0;
         match planned.next_cursor {
             // More is due to be planned: at once, unless this round could do nothing about it (another coordinator is at it).
-            Some(at) if self.clock.local(at) <= now + PLAN_AHEAD => match planned.jobs - planned.late {
+            Some(at) if self.clock.local(at) <= now + self.ahead => match planned.jobs - planned.late {
                 _ if !progress => now + POLL / 10,
                 // So many were on time that there may be more.
                 on_time if on_time >= JOBS_A_ROUND / 2 => now,
                 _ if planned.late > 0 => now + ramp,
                 _ => now,
             },
-            Some(at) => (self.clock.local(at) - PLAN_AHEAD).min(now + pause),
+            Some(at) => (self.clock.local(at) - self.ahead).min(now + pause),
             None => now + pause,
         }
     }

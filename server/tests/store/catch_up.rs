@@ -239,8 +239,13 @@ async fn jobs_after_an_outage(store: &DynStore, behind: usize) -> Vec<Job> {
 fn loops(store: &DynStore, end: &CancellationToken) {
     let (clock, signals, metrics) =
         (Arc::<DatabaseClock>::default(), Arc::<Signals>::default(), Metrics::with_tenants(10));
-    let planner =
-        Planner { store: store.clone(), clock: clock.clone(), signals: signals.clone(), metrics: metrics.clone() };
+    let planner = Planner {
+        store: store.clone(),
+        clock: clock.clone(),
+        signals: signals.clone(),
+        metrics: metrics.clone(),
+        ahead: Duration::from_secs(5),
+    };
     let releaser = Releaser { store: store.clone(), clock, signals, metrics, hourly: 0 };
     tokio::spawn(planner.run(end.clone()));
     tokio::spawn(releaser.run(end.clone()));

@@ -30,6 +30,7 @@ mod lost_commits;
 mod model;
 mod months;
 mod plan;
+mod plans;
 mod postgres_only;
 mod races;
 mod reads;

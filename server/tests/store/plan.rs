@@ -111,7 +111,7 @@ pub async fn waiting_for_the_last_fires_holds_nobody_up(store: DynStore) {
 
 pub async fn planned_fires_are_told_of(store: DynStore) {
     let (at, next) = (seconds_from_now(&store, 10).await, seconds_from_now(&store, 20).await);
-    let job = job_with(&store, "a", |j| j.cursor = Some(at)).await;
+    let job = job_with(&store, "a", |j| (j.cursor, j.spec.max_executions) = (Some(at), Some(5))).await;
     trigger(&store, &job).await;
     plan(&store, &[at], Some(next)).await;
     let seen = std::sync::Mutex::new(Vec::new());

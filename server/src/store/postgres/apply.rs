@@ -108,7 +108,7 @@ impl PgStore {
     ) -> Result<Answers> {
         let mut tx = match asked_by(changes) {
             Some(tenant) => self.begin_for(tenant).await?,
-            None => self.begin().await?,
+            None => self.begin_keyed().await?,
         };
         let quick = if said.is_none() { quick::decidable(changes) } else { ByExecution::default() };
         let mut answers: Vec<Option<std::result::Result<Execution, Rejected>>> = vec![None; changes.len()];

@@ -34,7 +34,7 @@ impl PgStore {
         assign: &Assign<'_>,
         said: &mut Option<Armed>,
     ) -> Result<Armed> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_keyed().await?;
         if let Some(before) = said {
             let grants = standing(&mut tx, &before.grants).await?;
             if !grants.is_empty() {
@@ -138,17 +138,21 @@ async fn lock_planned(tx: &mut PgConnection, arm: &Arm<'_>) -> Result<(Vec<Plann
         live_columns!(),
         ", coalesce(q.max_concurrent, 0)::bigint as of_queue, coalesce(t.max_concurrent, $5)::bigint as of_tenant,
            clock_timestamp() as now
-         from live_executions e join scheduled_jobs j on j.id = e.job_id
+         from (
+            select l.* from live_executions l
+            where l.state = 0 and l.attempt = 0 and l.trigger_type = 1 and l.lane_id = any($1)
+              and l.run_at > statement_timestamp() + $2 * interval '1 microsecond'
+              and l.run_at <= statement_timestamp() + $3 * interval '1 microsecond'
+              and ((select s.max_concurrent from scheduled_jobs s where s.id = l.job_id) = 0 or not exists (
+                select 1 from live_executions a
+                where a.tenant_id = l.tenant_id and a.job_id = l.job_id
+                  and (a.state > 0 or a.attempt > 0 or a.run_at < l.run_at)))
+            order by l.run_at limit $4 for update skip locked
+         ) e
+         join scheduled_jobs j on j.id = e.job_id
          left join queue_limits q on q.tenant_id = e.tenant_id and q.name = e.queue
          left join tenants t on t.id = e.tenant_id
-         where e.state = 0 and e.attempt = 0 and e.trigger_type = 1 and e.lane_id = any($1)
-           and e.run_at > statement_timestamp() + $2 * interval '1 microsecond'
-           and e.run_at <= statement_timestamp() + $3 * interval '1 microsecond'
-           and (j.max_concurrent = 0 or not exists (
-                select 1 from live_executions a
-                where a.tenant_id = e.tenant_id and a.job_id = e.job_id
-                  and (a.state > 0 or a.attempt > 0 or a.run_at < e.run_at)))
-         order by e.run_at, e.id limit $4 for update of e skip locked"
+         order by e.run_at"
     ))
     .bind(arm.lanes)
     .bind(micros(arm.least))

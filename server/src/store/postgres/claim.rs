@@ -47,7 +47,7 @@ impl PgStore {
         if claim.lanes.is_empty() || claim.limit == 0 {
             return Ok(Claimed::default());
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_keyed().await?;
         if let Some(before) = said {
             let grants = standing(&mut tx, &before.grants).await?;
             if !grants.is_empty() {

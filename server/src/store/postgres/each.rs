@@ -77,7 +77,7 @@ impl PgStore {
         decide: &DecideTrigger<'_>,
         ids: &mut Option<Vec<Uuid>>,
     ) -> Result<Outcomes> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_keyed().await?;
         // A repeat has to wait until the lost transaction is over.
         if ids.is_none() {
             let wait = "select set_config('lock_timeout', $1, true)";

@@ -59,10 +59,11 @@ fn alike<'a>(before: &Locked, after: &'a Execution) -> Option<(Alike<'a>, Place)
 async fn write_alike(tx: &mut PgConnection, alike: Alike<'_>, places: Vec<Place>) -> Result<()> {
     let (session_id, worker_name, granted_at, deadline, job_version) = alike;
     let wanted = places.len() as u64;
+    // `+`: no index of what waits is to look better than the places.
     let written = sqlx::query(
         "update live_executions e set state = 2, progress = 0, attempt = e.attempt + 1, epoch = e.epoch + 1, job_version = $1,
             session_id = $2, worker_name = $3, granted_at = $4, started_at = null, deadline = $5
-         where e.ctid = any($6) and e.state = 1",
+         where e.ctid = any($6) and +e.state = 1",
     )
     .bind(job_version)
     .bind(session_id)

@@ -61,7 +61,7 @@ impl Leases for PgStore {
 
 impl PgStore {
     async fn try_reap(&self, slack: Duration, limit: usize) -> Result<Reaped> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_keyed().await?;
         let sessions = end_sessions(&mut tx, limit).await?;
         let (locked, now, dead) = lock_lost(&mut tx, slack, limit).await?;
         let lost = locked.len();
@@ -151,7 +151,7 @@ async fn lock_unstarted(tx: &mut PgConnection, limit: usize) -> Result<Vec<Locke
         live_columns!(),
         " from live_executions e join scheduled_jobs j on j.id = e.job_id
          where e.start_by <= statement_timestamp() and e.state = 1 and e.attempt = 0
-         order by e.start_by, e.id limit $1 for update of e skip locked"
+         order by e.start_by limit $1 for update of e skip locked"
     ))
     .bind(limited(limit))
     .fetch_all(tx)

@@ -342,6 +342,12 @@ impl PgStore {
         begin_with(self.pool(), "begin").await
     }
 
+    /// The same for statements that find all their rows by indexes. PostgreSQL plans a statement once, and reading a table that is empty at
+    /// that moment costs nothing: what came into it afterwards would be read to its end by each round, until the table is analysed.
+    async fn begin_keyed(&self) -> Result<Tx> {
+        begin_with(self.pool(), "begin; set local enable_seqscan = off").await
+    }
+
     /// Begins a transaction that sees who callers are, of all tenants: users, keys, roles and tenants.
     async fn begin_identity(&self) -> Result<Tx> {
         begin_with(self.identity(), "begin").await

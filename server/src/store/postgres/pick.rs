@@ -235,7 +235,8 @@ macro_rules! placed_columns {
 }
 
 /// Locks what was picked and nobody else has locked, in the order of the picking. Each row is found by its key, whatever the planner believes of
-/// the table's size: a statement that joined the ids would read all that waits where statistics are old.
+/// the table's size: a statement that joined the ids would read all that waits where statistics are old. So would one that said `l.state = 1` as
+/// the indexes of what waits do: they hold ids too, and while they are believed to be empty one is searched from end to end for each of them.
 pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i64) -> Result<Vec<Found>> {
     if picked.is_empty() {
         return Ok(Vec::new());
@@ -246,7 +247,7 @@ pub(super) async fn lock(tx: &mut PgConnection, picked: &[Uuid], tenant_limit: i
         " from unnest($1::uuid[]) as p(id)
          cross join lateral (
             select l.*, l.ctid from live_executions l
-            where l.id = p.id and l.state = 1 and l.cancel_requested_at is null
+            where l.id = p.id and +l.state = 1 and l.cancel_requested_at is null
               and (l.start_by is null or l.start_by > statement_timestamp())
             limit 1 for update skip locked
          ) e"

@@ -4,7 +4,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo};
-use sqlx::{Encode, Postgres, Row, Type};
+use sqlx::{ColumnIndex, Encode, Postgres, Row, Type};
 
 use crate::store::Result;
 
@@ -18,7 +18,7 @@ pub(super) struct Place {
 
 impl Place {
     /// The one that a column holds.
-    pub(super) fn of(row: &PgRow, column: usize) -> Result<Self> {
+    pub(super) fn of(row: &PgRow, column: impl ColumnIndex<PgRow>) -> Result<Self> {
         let text: &str = row.try_get(column)?;
         Self::parse(text).ok_or_else(|| super::rows::corrupt("live_executions", "ctid", text))
     }

@@ -78,7 +78,7 @@ async fn put_off(tx: &mut PgConnection, unreadable: &[Unreadable], now: DateTime
 
 impl PgStore {
     pub(super) async fn try_plan(&self, ahead: Duration, places: Places, decide: &DecidePlan<'_>) -> Result<Planned> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_keyed().await?;
         let due = self.lock_due(&mut tx, ahead, places).await?;
         let plans: Vec<(&PlanCandidate, JobPlan)> = due.candidates.iter().map(|c| (c, decide(c))).collect();
         let now = match due.now {
@@ -101,7 +101,8 @@ impl PgStore {
                 .collect();
             planned.omissions += omissions.len();
             write::omit(&mut tx, &omissions, now).await?;
-            advance(&mut tx, &plans, &fired).await?;
+            let finished = finished(&mut tx, &plans, &fired).await?;
+            advance(&mut tx, &plans, &finished).await?;
         }
         planned.next_cursor = sqlx::query_scalar(concat!(
             "select min(j.next_execution_at) from scheduled_jobs j where j.next_execution_at is not null and ",
@@ -154,7 +155,8 @@ impl PgStore {
                 Err(error) => due.unreadable.push(Unreadable::of(row, &error, now)?),
             }
         }
-        let outstanding = outstanding(tx, &jobs).await?;
+        let bounded = jobs.iter().filter(|job| job.spec.max_executions.is_some());
+        let outstanding = outstanding(tx, bounded.map(|job| job.id).collect()).await?;
         let candidate = |job: Job| {
             let outstanding = outstanding.get(&job.id).copied().unwrap_or(0);
             PlanCandidate { job, now, horizon, outstanding }
@@ -176,26 +178,36 @@ impl PgStore {
 }
 
 /// Fires made and not yet due, by job.
-async fn outstanding(tx: &mut PgConnection, jobs: &[Job]) -> Result<HashMap<Uuid, i64>> {
+async fn outstanding(tx: &mut PgConnection, jobs: Vec<Uuid>) -> Result<HashMap<Uuid, i64>> {
+    if jobs.is_empty() {
+        return Ok(HashMap::new());
+    }
     let counts = sqlx::query(
         "select job_id, count(*) as outstanding from live_executions
          where job_id = any($1) and state = 0 and attempt = 0 and trigger_type = 1 group by job_id",
     )
-    .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
+    .bind(jobs)
     .fetch_all(tx)
     .await?;
     counts.iter().map(|row| Ok((row.try_get("job_id")?, row.try_get("outstanding")?))).collect()
 }
 
-/// Moves cursors on, if they are where they were read. A job without anything left to fire, and without a planned fire that would say
-/// so when it comes due, becomes inactive here.
-async fn advance(tx: &mut PgConnection, plans: &[(&PlanCandidate, JobPlan)], fired: &HashSet<Uuid>) -> Result<()> {
-    let finished = |(c, plan): &(&PlanCandidate, JobPlan)| {
-        plan.cursor.is_none()
-            && !fired.contains(&c.job.id)
-            && c.outstanding == 0
-            && c.job.spec.schedule.kind != ScheduleKind::Manual
+/// The jobs without anything left to fire, and without a planned fire that would say so when it comes due.
+async fn finished(
+    tx: &mut PgConnection,
+    plans: &[(&PlanCandidate, JobPlan)],
+    fired: &HashSet<Uuid>,
+) -> Result<HashSet<Uuid>> {
+    let is_at_end = |(c, plan): &&(&PlanCandidate, JobPlan)| {
+        plan.cursor.is_none() && !fired.contains(&c.job.id) && c.job.spec.schedule.kind != ScheduleKind::Manual
     };
+    let at_end: Vec<Uuid> = plans.iter().filter(is_at_end).map(|(c, _)| c.job.id).collect();
+    let outstanding = outstanding(tx, at_end.clone()).await?;
+    Ok(at_end.into_iter().filter(|job| !outstanding.contains_key(job)).collect())
+}
+
+/// Moves cursors on, if they are where they were read. Jobs that are finished become inactive here.
+async fn advance(tx: &mut PgConnection, plans: &[(&PlanCandidate, JobPlan)], finished: &HashSet<Uuid>) -> Result<()> {
     sqlx::query(
         "update scheduled_jobs j set next_execution_at = u.later,
             status = case when u.finished then 'inactive' else j.status end
@@ -205,7 +217,7 @@ async fn advance(tx: &mut PgConnection, plans: &[(&PlanCandidate, JobPlan)], fir
     .bind(plans.iter().map(|(c, _)| c.job.id).collect::<Vec<_>>())
     .bind(plans.iter().map(|(c, _)| c.job.cursor).collect::<Vec<_>>())
     .bind(plans.iter().map(|(_, plan)| plan.cursor).collect::<Vec<_>>())
-    .bind(plans.iter().map(finished).collect::<Vec<_>>())
+    .bind(plans.iter().map(|(c, _)| finished.contains(&c.job.id)).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())

@@ -11,7 +11,7 @@ use orrery_proto::v1::{ErrorType, ExecutionStatus};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::write::{column, kept_attempts, plain, progress};
+use super::write::{column, kept_attempts, placed, plain, progress};
 use crate::execution::{ByExecution, Event, Execution, Executions, Lease, Outcome, Policy, State};
 use crate::store::{Change, Result, text};
 
@@ -83,15 +83,13 @@ pub(super) async fn write(
     Ok(written)
 }
 
-/// Rows are found by their keys one by one (`limit 1`), whatever the planner believes of the table; see [`super::pick::lock`]. They are
-/// changed by their place: a row that somebody has changed meanwhile is in another one, and stays as it is.
+/// That nobody has changed a row since it was known. It is said of the row that is changed and not only where it was looked for: between the two
+/// somebody else may change it, and PostgreSQL asks again of what came of that.
 macro_rules! unchanged {
     () => {
-        "cross join lateral (
-            select l.ctid from live_executions l where l.id = u.id and l.epoch = u.epoch and l.state = 2
-              and l.session_id is not distinct from u.session_id and l.started_at is not distinct from u.was_started
-              and l.cancel_requested_at is null limit 1
-         ) l"
+        "e.ctid = u.place and e.epoch = u.epoch and e.state = 2
+            and e.session_id is not distinct from u.session_id and e.started_at is not distinct from u.was_started
+            and e.cancel_requested_at is null"
     };
 }
 
@@ -114,24 +112,25 @@ fn is_well(now: &Execution, outcome: &Outcome) -> bool {
 async fn finish_well(tx: &mut PgConnection, rows: &[&Over<'_>]) -> Result<Vec<Uuid>> {
     let Some((_, outcome)) = rows.first() else { return Ok(Vec::new()) };
     Ok(sqlx::query_scalar(concat!(
-        "with u as materialized (
-            select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::text[],
+        placed!(
+            "$1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::text[],
                 $8::double precision[], $9::bigint[])
-            as u(id, epoch, session_id, was_started, started_at, duration_ms, result, memory_peak_mb, cpu_time_ms)
-         ), gone as (
-            delete from live_executions e where e.ctid = any(array(select l.ctid from u ",
+            as u(id, epoch, session_id, was_started, began_at, duration_ms, result, memory_peak_mb, cpu_time_ms)"
+        ),
+        ", gone as (
+            delete from live_executions e using u where ",
         unchanged!(),
-        ")) returning e.*
+        " returning e.*, u.began_at, u.duration_ms, u.result, u.memory_peak_mb, u.cpu_time_ms
          )
          insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
             created_at, started_at, completed_at, duration_ms, result, error_message, error_stack, retry_count, worker_id,
             worker_name, memory_peak_mb, cpu_time_ms, parameters, epoch, attempt, losses, queue, lane_id, priority, job_version,
             retry_of, traceparent, delayed, counted)
          select g.id, g.job_id, g.tenant_id, case g.trigger_type when 2 then 'manual' when 3 then 'retry' else 'scheduled' end,
-            g.triggered_by, 'completed', 100, g.scheduled_at, g.run_at, g.created_at, u.started_at, $10::timestamptz, u.duration_ms,
-            u.result::jsonb, '', '', 0, g.session_id, g.worker_name, u.memory_peak_mb, u.cpu_time_ms, g.parameters::jsonb, g.epoch,
+            g.triggered_by, 'completed', 100, g.scheduled_at, g.run_at, g.created_at, g.began_at, $10::timestamptz, g.duration_ms,
+            g.result::jsonb, '', '', 0, g.session_id, g.worker_name, g.memory_peak_mb, g.cpu_time_ms, g.parameters::jsonb, g.epoch,
             g.attempt, 0, g.queue, g.lane_id, g.priority, g.job_version, g.retry_of, g.traceparent, false, true
-         from gone g join u on u.id = g.id returning id"
+         from gone g returning id"
     ))
     .bind(column(rows, |(s, _)| s.now.id))
     .bind(column(rows, |(s, _)| s.epoch))
@@ -153,27 +152,29 @@ async fn finish(tx: &mut PgConnection, rows: &[&Over<'_>]) -> Result<Vec<Uuid>> 
         return Ok(Vec::new());
     }
     Ok(sqlx::query_scalar(concat!(
-        "with u as materialized (
-            select * from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::smallint[], $7::timestamptz[],
+        placed!(
+            "$1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::text[], $6::smallint[], $7::timestamptz[],
                 $8::timestamptz[], $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::integer[],
                 $15::double precision[], $16::bigint[], $17::text[], $18::integer[], $19::boolean[])
-            as u(id, epoch, session_id, was_started, status, progress, started_at, completed_at, duration_ms, result, error_type,
-                error_message, error_stack, retry_count, memory_peak_mb, cpu_time_ms, attempts, losses, delayed)
-         ), gone as (
-            delete from live_executions e where e.ctid = any(array(select l.ctid from u ",
+            as u(id, epoch, session_id, was_started, status, got_to, began_at, completed_at, duration_ms, result, error_type,
+                error_message, error_stack, retry_count, memory_peak_mb, cpu_time_ms, all_attempts, lost, delayed)"
+        ),
+        ", gone as (
+            delete from live_executions e using u where ",
         unchanged!(),
-        ")) returning e.*
+        " returning e.*, u.status, u.got_to, u.began_at, u.completed_at, u.duration_ms, u.result, u.error_type, u.error_message,
+                u.error_stack, u.retry_count, u.memory_peak_mb, u.cpu_time_ms, u.all_attempts, u.lost, u.delayed
          )
          insert into job_executions (id, job_id, tenant_id, trigger_type, triggered_by, status, progress, scheduled_at, run_at,
             created_at, started_at, completed_at, duration_ms, result, error_type, error_message, error_stack, retry_count,
             worker_id, worker_name, memory_peak_mb, cpu_time_ms, attempts, parameters, epoch, attempt, losses, queue, lane_id,
             priority, job_version, retry_of, traceparent, delayed, counted)
          select g.id, g.job_id, g.tenant_id, case g.trigger_type when 2 then 'manual' when 3 then 'retry' else 'scheduled' end,
-            g.triggered_by, u.status, u.progress, g.scheduled_at, g.run_at, g.created_at, u.started_at, u.completed_at, u.duration_ms,
-            u.result::jsonb, u.error_type, u.error_message, u.error_stack, u.retry_count, g.session_id, g.worker_name,
-            u.memory_peak_mb, u.cpu_time_ms, u.attempts::jsonb, g.parameters::jsonb, g.epoch, g.attempt, u.losses, g.queue, g.lane_id,
-            g.priority, g.job_version, g.retry_of, g.traceparent, u.delayed, true
-         from gone g join u on u.id = g.id returning id"
+            g.triggered_by, g.status, g.got_to, g.scheduled_at, g.run_at, g.created_at, g.began_at, g.completed_at, g.duration_ms,
+            g.result::jsonb, g.error_type, g.error_message, g.error_stack, g.retry_count, g.session_id, g.worker_name,
+            g.memory_peak_mb, g.cpu_time_ms, g.all_attempts::jsonb, g.parameters::jsonb, g.epoch, g.attempt, g.lost, g.queue,
+            g.lane_id, g.priority, g.job_version, g.retry_of, g.traceparent, g.delayed, true
+         from gone g returning id"
     ))
     .bind(column(rows, |(s, _)| s.now.id))
     .bind(column(rows, |(s, _)| s.epoch))
@@ -205,13 +206,13 @@ async fn go_on(tx: &mut PgConnection, running: &[(Step<'_>, &Lease)]) -> Result<
     }
     let rows: Vec<&(Step<'_>, &Lease)> = running.iter().collect();
     Ok(sqlx::query_scalar(concat!(
-        "with u as materialized (
-            select u.*, l.ctid as place from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::timestamptz[],
-                $6::timestamptz[], $7::smallint[]) as u(id, epoch, session_id, was_started, started_at, deadline, progress) ",
+        placed!(
+            "$1::uuid[], $2::bigint[], $3::uuid[], $4::timestamptz[], $5::timestamptz[],
+                $6::timestamptz[], $7::smallint[]) as u(id, epoch, session_id, was_started, started_at, deadline, progress)"
+        ),
+        "update live_executions e set started_at = u.started_at, deadline = u.deadline, progress = u.progress from u where ",
         unchanged!(),
-        ")
-         update live_executions e set started_at = u.started_at, deadline = u.deadline, progress = u.progress from u
-         where e.ctid = any(array(select place from u)) and e.id = u.id returning e.id"
+        " returning e.id"
     ))
     .bind(column(&rows, |(s, _)| s.now.id))
     .bind(column(&rows, |(s, _)| s.epoch))

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::apply::{Locked, policy_of};
 use super::commit::commit;
 use super::hours::{Hours, per_tenant};
+use super::place::Place;
 use super::rows::{armed, job_columns, live_columns};
 use super::{PgStore, limited, micros, rows, write};
 use crate::execution::{Event, Execution, ON_TIME, Policy, State, apply};
@@ -28,6 +29,8 @@ const PUT_OFF: TimeDelta = TimeDelta::minutes(1);
 struct Batch {
     /// In the order in which they came due.
     due: Vec<Execution>,
+    /// Those of them that are so late that they come due now, and not at their instant.
+    moved: HashSet<Uuid>,
     /// Other executions that a replacement ends.
     ended: BTreeMap<Uuid, Execution>,
     /// Fires that do not happen.
@@ -43,8 +46,8 @@ struct Batch {
 
 impl PgStore {
     pub(super) async fn try_release(&self, places: Places, hourly: i64, decide: &DecideDue<'_>) -> Result<Releases> {
-        let mut tx = self.begin().await?;
-        let (Due { executions: due, late }, now) = lock_due(&mut tx, places).await?;
+        let mut tx = self.begin_keyed().await?;
+        let (Due { executions: due, late, placed }, now) = lock_due(&mut tx, places).await?;
         let jobs = self.lock_jobs(&mut tx, &due, now).await?;
         // A job that somebody else has locked just now keeps its fires until the next round.
         let due: Vec<Execution> = due.into_iter().filter(|e| e.attempt > 0 || jobs.contains_key(&e.job_id)).collect();
@@ -55,7 +58,7 @@ impl PgStore {
             fires.iter().map(|f| f.execution.id).zip(decide(&fires, now)).collect();
         let others = self.replaced(&mut tx, &due, &verdicts).await?;
         let batch = Batch::gather(due, &jobs, &verdicts, &others, now)?;
-        batch.write(&mut tx, now).await?;
+        batch.write(&mut tx, &placed, now).await?;
         settle_jobs(&mut tx, &jobs, &batch, &fires, now).await?;
         let begun = |fire: &&DueFire| {
             let verdict = verdicts.get(&fire.execution.id);
@@ -188,7 +191,11 @@ impl Batch {
 
     fn come_due(&mut self, execution: &Execution, now: DateTime<Utc>) -> Result<()> {
         self.worst_lag = self.worst_lag.max(now - execution.run_at);
-        self.due.push(come_due(execution, now)?);
+        let due = come_due(execution, now)?;
+        if due.run_at != execution.run_at {
+            self.moved.insert(due.id);
+        }
+        self.due.push(due);
         Ok(())
     }
 
@@ -221,14 +228,11 @@ impl Batch {
         }
     }
 
-    async fn write(&self, tx: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
-        let (ids, run_at): (Vec<Uuid>, Vec<DateTime<Utc>>) =
-            self.due.iter().filter(|e| e.state == State::Pending).map(|e| (e.id, e.run_at)).unzip();
-        if !ids.is_empty() {
-            let release = "update live_executions e set state = 1, run_at = u.run_at
-                from unnest($1::uuid[], $2::timestamptz[]) as u(id, run_at) where e.id = u.id";
-            sqlx::query(release).bind(ids).bind(run_at).execute(&mut *tx).await?;
-        }
+    async fn write(&self, tx: &mut PgConnection, placed: &Placed, now: DateTime<Utc>) -> Result<()> {
+        let pending = self.due.iter().filter(|e| e.state == State::Pending);
+        let (moved, kept): (Vec<&Execution>, Vec<&Execution>) = pending.partition(|e| self.moved.contains(&e.id));
+        release(tx, &kept, placed, None).await?;
+        release(tx, &moved, placed, Some(now)).await?;
         let ended: Vec<&Execution> = self.due.iter().filter(|e| e.is_done()).chain(self.ended.values()).collect();
         write::save(tx, &ended).await?;
         if !self.dropped.is_empty() {
@@ -245,6 +249,29 @@ fn come_due(execution: &Execution, now: DateTime<Utc>) -> Result<Execution> {
         .map_err(|rejected| rows::corrupt("live_executions", "state", rejected))
 }
 
+/// Writes that executions wait for a lease now, at the places that their locks have told; with the instant since when, where that is another
+/// one than was planned.
+async fn release(
+    tx: &mut PgConnection,
+    due: &[&Execution],
+    placed: &Placed,
+    since: Option<DateTime<Utc>>,
+) -> Result<()> {
+    if due.is_empty() {
+        return Ok(());
+    }
+    let places: Vec<Place> = due.iter().filter_map(|e| placed.get(&e.id).copied()).collect();
+    // `+`: no index of what is planned is to look better than the places.
+    let release = "update live_executions e set state = 1, run_at = coalesce($2, e.run_at) where e.ctid = any($1) and +e.state = 0";
+    let written = sqlx::query(release).bind(places).bind(since).execute(tx).await?.rows_affected();
+    // Under their locks none can have gone elsewhere. One that had would never run.
+    if written == due.len() as u64 {
+        Ok(())
+    } else {
+        Err(rows::corrupt("live_executions", "ctid", "elsewhere, in spite of a lock"))
+    }
+}
+
 /// For events that ask no policy.
 pub(super) fn unused_policy() -> Policy {
     Policy { retry: crate::job::RetryPolicy::default(), delivery: orrery_proto::v1::Delivery::AtLeastOnce, random: 0.0 }
@@ -257,25 +284,34 @@ struct Due {
     executions: Vec<Execution>,
     /// How many of them are late.
     late: usize,
+    placed: Placed,
 }
+
+/// Where locked executions are.
+type Placed = HashMap<Uuid, Place>;
 
 /// Locks what has come due.
 async fn lock_due(tx: &mut PgConnection, places: Places) -> Result<(Due, DateTime<Utc>)> {
-    // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot.
+    // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot. It has no join, and
+    // the order within an instant is the index's: otherwise all that is due would be read and sorted, again in each round.
     let found = sqlx::query(concat!(
         "with late as materialized (
             select ",
         live_columns!(),
-        ", true as is_late from live_executions e join scheduled_jobs j on j.id = e.job_id
-            where e.state = 0 and e.run_at < statement_timestamp() - $2 * interval '1 microsecond'
-            order by e.run_at, e.id limit $3 for update of e skip locked
+        ", e.ctid::text as place, true as is_late from (
+                select l.*, l.ctid from live_executions l
+                where l.state = 0 and l.run_at < statement_timestamp() - $2 * interval '1 microsecond'
+                order by l.run_at limit $3 for update skip locked
+            ) e join scheduled_jobs j on j.id = e.job_id
          ), soon as materialized (
             select ",
         live_columns!(),
-        ", false as is_late from live_executions e join scheduled_jobs j on j.id = e.job_id
-            where e.state = 0 and e.run_at <= statement_timestamp()
-                and e.run_at >= statement_timestamp() - $2 * interval '1 microsecond'
-            order by e.run_at, e.id limit $1::bigint - (select count(*) from late) for update of e skip locked
+        ", e.ctid::text as place, false as is_late from (
+                select l.*, l.ctid from live_executions l
+                where l.state = 0 and l.run_at <= statement_timestamp()
+                    and l.run_at >= statement_timestamp() - $2 * interval '1 microsecond'
+                order by l.run_at limit $1::bigint - (select count(*) from late) for update skip locked
+            ) e join scheduled_jobs j on j.id = e.job_id
          ), due as (select * from late union all select * from soon)
          select due.*, clock_timestamp() as now from due order by run_at, id"
     ))
@@ -292,7 +328,10 @@ async fn lock_due(tx: &mut PgConnection, places: Places) -> Result<(Due, DateTim
     for row in &found {
         due.late += usize::from(row.try_get::<bool, _>("is_late")?);
         match rows::live(row) {
-            Ok(execution) => due.executions.push(execution),
+            Ok(execution) => {
+                due.placed.insert(execution.id, Place::of(row, "place")?);
+                due.executions.push(execution);
+            }
             Err(error) => {
                 let id: Uuid = row.try_get("id")?;
                 tracing::error!(execution = %id, %error, "an execution cannot be read; it is put off");

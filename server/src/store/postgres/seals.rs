@@ -15,8 +15,9 @@ impl PgStore {
             "select w.tenant_id, w.entries, coalesce((extract(epoch from clock_timestamp() - f.at) * 1000000)::bigint, 0)
              from (select tenant_id, count(*) as entries from audit_unsealed group by tenant_id) w
              left join lateral (
-                select e.at from audit_unsealed u join audit_entries e on e.tenant_id = u.tenant_id and e.id = u.id
-                where u.tenant_id = w.tenant_id order by u.id limit 1) f on true",
+                select e.at from (
+                    select tenant_id, id from audit_unsealed where tenant_id = w.tenant_id order by id limit 1) u
+                join audit_entries e on e.tenant_id = u.tenant_id and e.id = u.id limit 1) f on true",
         )
         .fetch_all(self.audit())
         .await?;
@@ -28,9 +29,10 @@ impl PgStore {
         if !self.lock_chain(&mut tx, tenant).await? {
             return Ok(None);
         }
+        // Each by its key: a join reads all entries of the tenant where statistics are old.
         let found = sqlx::query(
             "select e.* from (select id from audit_unsealed where tenant_id = $1 order by id limit $2) u
-             join audit_entries e on e.tenant_id = $1 and e.id = u.id order by e.id",
+             cross join lateral (select * from audit_entries a where a.tenant_id = $1 and a.id = u.id limit 1) e order by e.id",
         )
         .bind(tenant)
         .bind(i64::try_from(IN_A_SEAL).unwrap_or(i64::MAX))

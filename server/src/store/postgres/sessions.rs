@@ -196,7 +196,7 @@ impl PgStore {
         held: &Holding<'_>,
         ttl: Duration,
     ) -> Result<Option<Resumed>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_keyed().await?;
         // Waits for claims that are granting to the older attachment (they hold it `for key share`), so that what they grant is seen below.
         sqlx::query("select 1 from agent_sessions where id = $1 for update").bind(id).execute(&mut *tx).await?;
         let row = sqlx::query(concat!(
@@ -266,7 +266,7 @@ impl PgStore {
 
     /// Ends a session and takes its leases back.
     async fn try_close(&self, id: Uuid, attachment: i64) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_keyed().await?;
         // First, so that a claim that is granting to it is waited for, and later ones find it gone.
         let gone = sqlx::query("delete from agent_sessions where id = $1 and attachment = $2")
             .bind(id)

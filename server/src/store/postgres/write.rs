@@ -50,8 +50,9 @@ pub(super) fn kept_attempts(execution: &Execution) -> Option<String> {
     }
 }
 
-/// Rows of a set, each with the place of its live row, which is found by its key (`limit 1`) whatever the planner believes of the table: a
-/// statement that joined the ids would read all that waits where statistics are old.
+/// Rows of a set (`u`), each with the `place` of its live row, which is found by its key (`limit 1`) whatever the planner believes of the table: a
+/// statement that joined the ids would read all that waits where statistics are old. Who changes the row joins `e.ctid = u.place` and nothing
+/// that an index could be thought to help with, in a transaction begun with [`PgStore::begin_keyed`](super::PgStore) where there may be many.
 macro_rules! placed {
     ($columns:literal) => {
         concat!(
@@ -61,6 +62,7 @@ macro_rules! placed {
         )
     };
 }
+pub(super) use placed;
 
 /// Writes executions as they stand now; the caller holds their locks. Those that are over move to history.
 pub(super) async fn save(connection: &mut PgConnection, executions: &[&Execution]) -> Result<()> {
@@ -84,7 +86,7 @@ pub(super) async fn save_progress(connection: &mut PgConnection, executions: &[&
     sqlx::query(concat!(
         placed!("$1::uuid[], $2::smallint[]) as u(id, progress)"),
         "update live_executions e set progress = u.progress from u
-         where e.ctid = any(array(select place from u)) and e.id = u.id"
+         where e.ctid = u.place"
     ))
     .bind(column(executions, |e| e.id))
     .bind(column(executions, progress))
@@ -105,7 +107,7 @@ async fn update(connection: &mut PgConnection, rows: &[&Execution]) -> Result<()
             job_version = u.job_version, progress = u.progress, attempts = u.attempts,
             cancel_requested_at = u.cancel_requested_at, cancel_reason = u.cancel_reason, session_id = u.session_id,
             worker_name = u.worker_name, granted_at = u.granted_at, started_at = u.started_at, deadline = u.deadline
-         from u where e.ctid = any(array(select place from u)) and e.id = u.id"
+         from u where e.ctid = u.place"
     ))
     .bind(column(rows, |e| e.id))
     .bind(column(rows, |e| state_number(&e.state)))
@@ -143,7 +145,7 @@ pub(super) async fn grant(connection: &mut PgConnection, rows: &[&Execution]) ->
         "update live_executions e set state = 2, progress = 0, attempt = u.attempt, epoch = u.epoch, job_version = u.job_version,
             session_id = u.session_id, worker_name = u.worker_name, granted_at = u.granted_at, started_at = null,
             deadline = u.deadline, run_at = case when e.state = 0 then e.run_at else least(e.run_at, u.granted_at) end
-         from u where e.ctid = any(array(select place from u)) and e.id = u.id"
+         from u where e.ctid = u.place"
     ))
     .bind(column(&rows, |(e, _)| e.id))
     .bind(column(&rows, |(e, _)| e.attempt))

@@ -41,7 +41,7 @@ pub struct PlanCandidate {
     pub now: DateTime<Utc>,
     /// Plan fires up to here, inclusive.
     pub horizon: DateTime<Utc>,
-    /// Fires made and not yet due; they count towards the maximum of executions.
+    /// Fires made and not yet due; they count towards the maximum of executions. Where the job has none they need not be counted.
     pub outstanding: i64,
 }
 

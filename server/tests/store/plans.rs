@@ -1,0 +1,148 @@
+//! What statements read, whatever PostgreSQL believed of a table when it planned them: as much as they change, and not all that waits.
+
+use chrono::TimeDelta;
+use orrery_proto::v1::ExecutionStatus;
+use orrery_server::store::postgres::{PgOptions, PgStore};
+use orrery_server::store::*;
+use sqlx::PgConnection;
+
+use crate::engines::{drop_schema, dynamic, owners_url, raw, schema};
+use crate::postgres_only::until;
+use crate::support::*;
+
+/// However many jobs a tenant has, and though nothing is known of their table: with a join of names it was a hundred thousand times a thousand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn names_are_looked_up_by_themselves() {
+    let (pg, schema) = schema().await;
+    let store = dynamic(&pg);
+    let mut made = 0;
+    let mut create = async |count: usize| {
+        let jobs = (made..made + count).map(|n| new_job(job_of(TENANT, spec(&format!("job {n}"))))).collect();
+        made += count;
+        store.create_jobs(jobs, None).await.unwrap();
+    };
+    // Statements are planned while there are few.
+    for _ in 0..20 {
+        create(2).await;
+    }
+    create(2000).await;
+    let mut other = raw(&schema).await;
+    let mut reads = async || {
+        let reads = "select sum(idx_scan)::bigint, sum(idx_tup_read)::bigint from pg_stat_user_indexes
+            where schemaname = current_schema() and indexrelname in ('scheduled_jobs_name', 'scheduled_jobs_listed')";
+        sqlx::query_as::<_, (i64, i64)>(reads).fetch_one(&mut other).await.unwrap()
+    };
+    let before = reads().await;
+    let mut after = before;
+    // A backend tells of what it has read with a later transaction.
+    until(async || {
+        create(20).await;
+        after = reads().await;
+        after.0 >= before.0 + 20
+    })
+    .await;
+    let scans = after.0 - before.0;
+    assert!(after.1 - before.1 < 100 * scans, "{before:?} {after:?}");
+    drop_schema(&pg, &schema).await;
+}
+
+/// Rows that backends have said to have read of live executions, through indexes and without, and how often they have looked.
+async fn reads(other: &mut PgConnection) -> (i64, i64) {
+    let reads = "select
+            (select sum(idx_scan) from pg_stat_user_indexes where schemaname = current_schema() and relname = 'live_executions')::bigint,
+            (select sum(idx_tup_read) from pg_stat_user_indexes where schemaname = current_schema() and relname = 'live_executions')::bigint
+            + (select seq_tup_read from pg_stat_user_tables where schemaname = current_schema() and relname = 'live_executions')";
+    sqlx::query_as(reads).fetch_one(other).await.unwrap()
+}
+
+/// Has statements planned while nothing waits and one execution runs, by all connections that the store has.
+async fn plan_when_empty(store: &DynStore, session: &Session, other: &mut PgConnection) {
+    let one = job_with(store, "one", |job| job.spec.max_concurrent = 0).await;
+    // Of a single lane the heads are locked as they are found.
+    let of_other_lane = job_with(store, "other", |job| job.spec.queue = "other".to_owned()).await;
+    run(store, &of_other_lane, session, report(ExecutionStatus::Completed)).await;
+    let running = leased(store, &one, session).await;
+    apply(store, &running, started(&running)).await.unwrap();
+    for round in 0..2 {
+        for _ in 0..60 {
+            run(store, &one, session, report(ExecutionStatus::Completed)).await;
+        }
+        if round == 0 {
+            // What was planned before is planned again.
+            sqlx::query("vacuum (analyze) live_executions").execute(&mut *other).await.unwrap();
+        }
+    }
+}
+
+/// A store whose connections are told apart from those of others.
+async fn named(name: &str, schema: &str) -> PgStore {
+    let application_name = name.to_owned();
+    let options = PgOptions { schema: Some(schema.to_owned()), application_name, ..PgOptions::new(owners_url().await) };
+    PgStore::connect(options).await.unwrap()
+}
+
+/// Closes the store with this name, and answers with [`reads`] once all its backends have told of theirs.
+async fn end(store: &PgStore, name: &str, other: &mut PgConnection) -> (i64, i64) {
+    store.close().await;
+    until(async || {
+        // The connection that tells of hints reads no table, and ends with the process.
+        let left = "select count(*) from pg_stat_activity where application_name = $1 and query not like '%pg_notify%'";
+        sqlx::query_scalar::<_, i64>(left).bind(name).fetch_one(&mut *other).await.unwrap() == 0
+    })
+    .await;
+    reads(other).await
+}
+
+/// A thousand times a thousand rows otherwise: each id, or each round, would read all that is live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_backlog_is_worked_off_by_its_keys_though_the_table_was_empty() {
+    let (first, schema) = schema().await;
+    let (name, mut other) = (format!("working {schema}"), raw(&schema).await);
+    let pg = named(&name, &schema).await;
+    let store = dynamic(&pg);
+    let session = session(&store, "a").await;
+    plan_when_empty(&store, &session, &mut other).await;
+    let job = job_with(&store, "many", |job| job.spec.max_concurrent = 0).await;
+    triggers(&store, &job, 2000).await;
+    let mut changed = 0;
+    while changed < 2000 {
+        let claimed = claim(&store, &session, 50).await;
+        let begun = claimed.grants.iter().map(|grant| change(&grant.execution, started(&grant.execution))).collect();
+        let running: Vec<_> = store.apply(begun).await.unwrap().into_iter().map(Result::unwrap).collect();
+        let over = running.iter().map(|execution| change(execution, completed(execution))).collect();
+        changed += store.apply(over).await.unwrap().into_iter().filter(Result::is_ok).count();
+    }
+    let (scans, rows) = end(&pg, &name, &mut other).await;
+    assert!(scans > 2000 && rows < 16 * 2000, "{scans} looks, {rows} rows");
+    drop_schema(&first, &schema).await;
+}
+
+/// However many fires have the same instant, a round reads about as many as it releases, and not all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_due_at_one_instant_is_not_read_by_each_round() {
+    let (first, schema) = schema().await;
+    let mut other = raw(&schema).await;
+    let making = format!("making {schema}");
+    let pg = named(&making, &schema).await;
+    let store = dynamic(&pg);
+    let at = seconds_from_now(&store, -2).await;
+    let due = |n: usize| {
+        let mut job = job_of(TENANT, spec(&format!("job {n}")));
+        job.cursor = Some(at);
+        new_job(job)
+    };
+    store.create_jobs((0..1500).map(due).collect(), None).await.unwrap();
+    while plan(&store, &[at], Some(at + TimeDelta::days(1))).await.fires > 0 {}
+    let before = end(&pg, &making, &mut other).await;
+    let releasing = format!("releasing {schema}");
+    let pg = named(&releasing, &schema).await;
+    let store = dynamic(&pg);
+    for _ in 0..10 {
+        let places = Places { all: 10, late: 10 };
+        let done = store.release_within(places, 0, &|due, _| vec![DueVerdict::Admit; due.len()]).await.unwrap();
+        assert_eq!(done.released, 10);
+    }
+    let after = end(&pg, &releasing, &mut other).await;
+    assert!(after.0 > before.0 && after.1 - before.1 < 10 * 1000, "{before:?} {after:?}");
+    drop_schema(&first, &schema).await;
+}
