@@ -130,7 +130,8 @@ impl List<'_> {
             }
         }
         query.push(
-            ") found join job_executions h on h.id = found.id left join scheduled_jobs j on j.id = h.job_id order by h.id desc",
+            ") found cross join lateral (select * from job_executions d where d.id = found.id limit 1) h
+             left join scheduled_jobs j on j.id = h.job_id order by h.id desc",
         );
         Some(query)
     }

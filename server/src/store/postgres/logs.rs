@@ -182,7 +182,8 @@ async fn known(tx: &mut PgConnection, tenant: Option<Uuid>, lines: &[LogLine]) -
         "select e.id, e.epoch, e.tenant_id, t.max_log_bytes from (
             select e.id, e.epoch, e.tenant_id from live_executions e where e.id = any($1) and ($2::uuid is null or e.tenant_id = $2)
             union all
-            select h.id, h.epoch, h.tenant_id from unnest($1::uuid[]) as u(id) join job_executions h on h.id = u.id
+            select h.id, h.epoch, h.tenant_id from unnest($1::uuid[]) as u(id)
+            cross join lateral (select * from job_executions d where d.id = u.id limit 1) h
             where $2::uuid is null or h.tenant_id = $2
          ) e left join tenants t on t.id = e.tenant_id",
     )

@@ -150,11 +150,13 @@ pub(super) async fn history(connection: &mut PgConnection, ids: &[Uuid]) -> Resu
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    // By a join, so that each id looks into its own partition only.
+    // One by one, so that each id looks into its own partition only, and by its key: a join reads all history of the tenant while PostgreSQL has
+    // not counted the rows of a new month.
     let found = sqlx::query(concat!(
         "select ",
         done_columns!(),
-        " from (select distinct unnest($1::uuid[]) as id) u join job_executions h on h.id = u.id
+        " from (select distinct unnest($1::uuid[]) as id) u
+         cross join lateral (select * from job_executions d where d.id = u.id limit 1) h
          left join scheduled_jobs j on j.id = h.job_id"
     ))
     .bind(ids)
