@@ -14,7 +14,7 @@ use crate::reconcile::{Backoff, Signals};
 use crate::store::{Arm, Armed, Candidate, DynStore, StoreError};
 
 /// The most that one round grants, so that its transaction is short beside those of what is due now.
-const A_ROUND: usize = 500;
+const A_ROUND: usize = 250;
 
 /// What is nearer than this is left for its release: neither is to wait for the other at the instant.
 const LEAST: Duration = Duration::from_millis(25);
