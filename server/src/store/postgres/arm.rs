@@ -147,12 +147,12 @@ async fn lock_planned(tx: &mut PgConnection, arm: &Arm<'_>) -> Result<(Vec<Plann
                 select 1 from live_executions a
                 where a.tenant_id = l.tenant_id and a.job_id = l.job_id
                   and (a.state > 0 or a.attempt > 0 or a.run_at < l.run_at)))
-            order by l.run_at limit $4 for update skip locked
+            order by l.run_at, l.id limit $4 for update skip locked
          ) e
          join scheduled_jobs j on j.id = e.job_id
          left join queue_limits q on q.tenant_id = e.tenant_id and q.name = e.queue
          left join tenants t on t.id = e.tenant_id
-         order by e.run_at"
+         order by e.run_at, e.id"
     ))
     .bind(arm.lanes)
     .bind(micros(arm.least))

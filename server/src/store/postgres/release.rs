@@ -293,7 +293,7 @@ type Placed = HashMap<Uuid, Place>;
 /// Locks what has come due.
 async fn lock_due(tx: &mut PgConnection, places: Places) -> Result<(Due, DateTime<Utc>)> {
     // Every column comes out of the select that locks: whatever is read again beside it is as old as the statement's snapshot. It has no join, and
-    // the order within an instant is the index's: otherwise all that is due would be read and sorted, again in each round.
+    // the order is the index's: otherwise all that is due would be read and sorted, again in each round.
     let found = sqlx::query(concat!(
         "with late as materialized (
             select ",
@@ -301,7 +301,7 @@ async fn lock_due(tx: &mut PgConnection, places: Places) -> Result<(Due, DateTim
         ", e.ctid::text as place, true as is_late from (
                 select l.*, l.ctid from live_executions l
                 where l.state = 0 and l.run_at < statement_timestamp() - $2 * interval '1 microsecond'
-                order by l.run_at limit $3 for update skip locked
+                order by l.run_at, l.id limit $3 for update skip locked
             ) e join scheduled_jobs j on j.id = e.job_id
          ), soon as materialized (
             select ",
@@ -310,7 +310,7 @@ async fn lock_due(tx: &mut PgConnection, places: Places) -> Result<(Due, DateTim
                 select l.*, l.ctid from live_executions l
                 where l.state = 0 and l.run_at <= statement_timestamp()
                     and l.run_at >= statement_timestamp() - $2 * interval '1 microsecond'
-                order by l.run_at limit $1::bigint - (select count(*) from late) for update skip locked
+                order by l.run_at, l.id limit $1::bigint - (select count(*) from late) for update skip locked
             ) e join scheduled_jobs j on j.id = e.job_id
          ), due as (select * from late union all select * from soon)
          select due.*, clock_timestamp() as now from due order by run_at, id"
