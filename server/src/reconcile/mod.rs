@@ -139,3 +139,14 @@ pub async fn forward_hints(store: crate::store::DynStore, signals: Arc<Signals>,
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fires_are_planned_before_they_may_be_handed_to_agents() {
+        let ahead = |ms| plan_ahead(Duration::from_millis(ms)).as_millis();
+        assert_eq!([ahead(0), ahead(1500), ahead(5000), ahead(60_000)], [5500, 5500, 5500, 60_500]);
+    }
+}
