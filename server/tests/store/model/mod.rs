@@ -76,8 +76,9 @@ async fn any_series_of_calls_keeps_to_the_model() {
     });
     match result {
         Ok(()) => {}
-        Err(TestError::Fail(why, calls)) => panic!("ORRERY_SEED={seed}: {why}\nin {calls:#?}"),
-        Err(TestError::Abort(why)) => panic!("ORRERY_SEED={seed}: {why}"),
+        // What matters last: a long report is cut at its beginning.
+        Err(TestError::Fail(why, calls)) => panic!("{calls:#?}\nORRERY_SEED={seed} ORRERY_CASES={cases}: {why}"),
+        Err(TestError::Abort(why)) => panic!("ORRERY_SEED={seed} ORRERY_CASES={cases}: {why}"),
     }
     postgres.close().await;
     wipe("public", &format!("drop schema {schema} cascade")).await;

@@ -40,6 +40,12 @@ struct Agent {
     dead: bool,
 }
 
+/// Begins with its instant, as those of the stores do: what is to be retried from one instant on goes on in the order of ids, fires and triggers
+/// alike.
+fn id_of_call(now: DateTime<Utc>, n: usize) -> Uuid {
+    Uuid::from_u128((now.timestamp_millis().cast_unsigned() as u128) << 80 | n as u128)
+}
+
 fn is_planned(e: &Execution) -> bool {
     e.state == State::Scheduled && e.attempt == 0 && e.trigger == TriggerType::Scheduled
 }
@@ -329,7 +335,7 @@ impl Plain {
         let at = if later { self.now + TimeDelta::days(1) } else { self.now };
         let lane = i64::from(job.spec.queue == "other");
         let execution = Execution {
-            id: Uuid::from_u128(0x2000 + n as u128),
+            id: id_of_call(self.now, n),
             trigger: TriggerType::Manual,
             state: if later { State::Scheduled } else { State::Pending },
             ..Execution::of_fire(&job, at, lane, self.now)
