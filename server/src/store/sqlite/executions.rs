@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::rows::{self, cut, micros, select_finished, select_live};
 use super::{SqliteStore, Work};
-use crate::execution::{Event, Execution, Outcome, Policy, Rejected, State, apply, manual_id};
+use crate::execution::{Event, Execution, Policy, Rejected, apply, manual_id};
 use crate::job::RetryPolicy;
 use crate::store::text::{jsonb, plain};
 use crate::store::{Result, StoreError};
@@ -47,7 +47,7 @@ impl SqliteStore {
     ) -> Result<std::result::Result<Execution, Rejected>> {
         let next = self.after(work, execution, event).await?;
         if let Ok(next) = &next {
-            save(&mut work.tx, next).await?;
+            super::save::save(&mut work.tx, next).await?;
         }
         Ok(next)
     }
@@ -192,92 +192,6 @@ pub(super) async fn active_of(work: &mut Work, job: Uuid, but: Uuid) -> Result<V
         select_live!("where job_id = ?1 and id <> ?2 and ", active!(), " and not ", armed_at!("?3"), " order by id");
     let found = sqlx::query(others).bind(job).bind(but).bind(micros(work.now)).fetch_all(&mut *work.tx).await?;
     found.iter().map(rows::live).collect()
-}
-
-/// Writes an execution after an event: to its row, or to history where it is over.
-pub(super) async fn save(tx: &mut Transaction<'static, Sqlite>, execution: &Execution) -> Result<()> {
-    if let State::Done(outcome) = &execution.state {
-        finish(tx, execution, outcome).await?;
-        super::dead_letters::bury(tx, execution).await?;
-        return delete(tx, execution.id).await;
-    }
-    let lease = execution.lease();
-    sqlx::query(
-        "update live_executions set run_at = ?, state = ?, attempt = ?, epoch = ?, losses = ?, job_version = ?, progress = ?, \
-         attempts = ?, cancel_requested_at = ?, cancel_reason = ?, session_id = ?, worker_name = ?, granted_at = ?, started_at = ?, \
-         deadline = ? where id = ?",
-    )
-    .bind(micros(execution.run_at))
-    .bind(execution.state.name())
-    .bind(execution.attempt)
-    .bind(execution.epoch)
-    .bind(execution.losses)
-    .bind(execution.job_version)
-    .bind(execution.progress)
-    .bind(attempts(execution)?)
-    .bind(execution.cancel_requested_at.map(micros))
-    .bind(&execution.cancel_reason)
-    .bind(lease.map(|l| l.session_id))
-    .bind(lease.map(|l| &l.worker_name))
-    .bind(lease.map(|l| micros(l.granted_at)))
-    .bind(lease.and_then(|l| l.started_at).map(micros))
-    .bind(lease.map(|l| micros(l.deadline)))
-    .bind(execution.id)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-async fn finish(tx: &mut Transaction<'static, Sqlite>, execution: &Execution, outcome: &Outcome) -> Result<()> {
-    sqlx::query(
-        "insert into job_executions (id, tenant_id, job_id, trigger_type, triggered_by, lane_id, queue, priority, \
-         scheduled_at, run_at, created_at, attempt, epoch, losses, job_version, progress, attempts, parameters, cancel_requested_at, \
-         cancel_reason, retry_of, traceparent, worker_id, started_at, status, completed_at, duration_ms, result, error_type, \
-         error_message, error_stack, worker_name, memory_peak_mb, cpu_time_ms, retry_count) values \
-         (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(execution.id)
-    .bind(execution.tenant_id)
-    .bind(execution.job_id)
-    .bind(execution.trigger.as_json_str())
-    .bind(execution.triggered_by)
-    .bind(execution.lane_id)
-    .bind(&execution.queue)
-    .bind(execution.priority)
-    .bind(micros(execution.scheduled_at))
-    .bind(micros(execution.run_at))
-    .bind(micros(execution.created_at))
-    .bind(execution.attempt)
-    .bind(execution.epoch)
-    .bind(execution.losses)
-    .bind(execution.job_version)
-    .bind(execution.progress)
-    .bind(attempts(execution)?)
-    .bind(execution.parameters.as_deref().map(jsonb))
-    .bind(execution.cancel_requested_at.map(micros))
-    .bind(&execution.cancel_reason)
-    .bind(execution.retry_of)
-    .bind(&execution.traceparent)
-    .bind(outcome.session_id)
-    .bind(outcome.started_at.map(micros))
-    .bind(outcome.status.as_json_str())
-    .bind(micros(outcome.completed_at))
-    .bind(outcome.duration_ms)
-    .bind(&outcome.result)
-    .bind(outcome.error_type.map(|error| error.as_json_str()))
-    .bind(&outcome.error_message)
-    .bind(&outcome.error_stack)
-    .bind(&outcome.worker_name)
-    .bind(outcome.memory_peak_mb)
-    .bind(outcome.cpu_time_ms)
-    .bind(execution.retries())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-fn attempts(execution: &Execution) -> Result<String> {
-    Ok(jsonb(&rows::to_json("live_executions", &execution.attempts)?).into_owned())
 }
 
 /// The event with texts that every engine can keep.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::audit::note;
 use super::executions::{self, armed_at, clean};
 use super::rows::{self, before, from_micros, micros, select_live, span};
+use super::save::save_all;
 use super::{SqliteStore, Work, pick};
 use crate::execution::{Event, Execution, Policy, Rejected, apply};
 use crate::fairness::Turn;
@@ -59,10 +60,11 @@ impl Leases for SqliteStore {
                 timeout: span(timeout),
                 job_version: version,
             };
-            if let Ok(execution) = self.step(&mut work, &execution, &event).await? {
+            if let Ok(execution) = self.after(&mut work, &execution, &event).await? {
                 claimed.grants.push(Grant { execution, spec, timeout, attachment: assignment.attachment });
             }
         }
+        save_all(&mut work.tx, claimed.grants.iter().map(|grant| &grant.execution)).await?;
         claimed.left = offer.left || claimed.grants.len() < offered;
         work.commit().await?;
         let turn = |grant: &Grant| {
@@ -86,11 +88,7 @@ impl Leases for SqliteStore {
             answers.push(answer);
         }
         // Each is written once, however much has become of it.
-        for id in &changed {
-            if let Some(execution) = read.get(id) {
-                executions::save(&mut work.tx, execution).await?;
-            }
-        }
+        save_all(&mut work.tx, changed.iter().filter_map(|id| read.get(id))).await?;
         note(&mut work, &AuditEntry::of_cancels(&notes, &changes, &answers)).await?;
         work.commit().await?;
         Ok(answers)

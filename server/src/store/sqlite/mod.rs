@@ -22,6 +22,7 @@ mod reads;
 mod release;
 mod roles;
 mod rows;
+mod save;
 mod seals;
 mod secrets;
 mod sessions;
@@ -57,6 +58,9 @@ const BUSY: Duration = Duration::from_secs(10);
 
 /// Connections that read.
 const READERS: u32 = 4;
+
+/// Rows that a connection reads ahead of what is done with them.
+const ROWS: usize = 1024;
 
 /// Hints kept for a slow listener.
 const HINTS: usize = 4096;
@@ -104,6 +108,8 @@ impl SqliteStore {
             // What was acknowledged has to outlive a loss of power. Measured: 0.85 ms a commit, where NORMAL takes 0.61 ms.
             .synchronous(SqliteSynchronous::Full)
             .pragma("temp_store", "memory")
+            // A whole claim: the connection's thread does not wait for its reader in between.
+            .row_buffer_size(ROWS)
             .statement_cache_capacity(256);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
