@@ -136,6 +136,9 @@ impl Maker {
                 let mut one = |(ask, made): (&Ask, Result<Made, StoreError>)| {
                     let made = made.map_err(super::of_job(ask.trigger.job))?;
                     is_work |= made.grant.is_none();
+                    if let (None, Some(hand_over)) = (&made.grant, &self.hand_over) {
+                        hand_over.dispatch.waits(made.execution.lane_id);
+                    }
                     grants.extend(made.grant);
                     Ok(made.execution)
                 };
@@ -165,11 +168,10 @@ impl Maker {
         };
         let reserved =
             self.hand_over.as_ref().map(|hand_over| (&hand_over.dispatch, hand_over.dispatch.reservations()));
-        // What waits already goes first: in its lane nothing is given away here.
+        // What waits already goes first.
         let one = |candidate: &Candidate<'_>| {
             let (dispatch, reserved) = reserved.as_ref()?;
-            let lane = candidate.execution.lane_id;
-            dispatch.is_drained(lane).then(|| reserved.reserve(lane))?
+            dispatch.is_next(candidate.execution).then(|| reserved.reserve(candidate.execution.lane_id))?
         };
         let assign = |candidates: &[Candidate<'_>]| candidates.iter().map(one).collect();
         let at_once = reserved.as_ref().map(|_| AtOnce {

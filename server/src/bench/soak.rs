@@ -39,6 +39,19 @@ struct Look {
     dead_rows: f64,
 }
 
+impl Look {
+    /// For those who watch.
+    fn line(&self) -> String {
+        let (lags, dead) = (&self.lags, self.dead_rows);
+        let [p50, p99] = [50.0, 99.0].map(|percentile| lags.percentile(percentile));
+        let table = self.live_bytes;
+        format!(
+            "lag p50 {p50:.1} ms, p99 {p99:.1} ms; coordinator {:.1} MB; live table {table:.1} MB, {dead} dead rows",
+            self.memory
+        )
+    }
+}
+
 /// # Errors
 /// Where it cannot be measured.
 pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
@@ -52,9 +65,11 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     let mut ticks = interval(Duration::from_secs(seconds.into()) / PARTS);
     ticks.tick().await;
     let mut looks = Vec::new();
-    for _ in 0..PARTS {
+    for part in 1..=PARTS {
         ticks.tick().await;
-        looks.push(look(&deployment, &mut workers).await?);
+        let look = look(&deployment, &mut workers).await?;
+        say(format!("soak: {} s: {}", seconds * part / PARTS, look.line()));
+        looks.push(look);
     }
     let asked = load.stop().await?;
     let rate = asked as f64 / began.elapsed().as_secs_f64();

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Dispatch, HandOver, Reservations};
+use super::{Dispatch, HandOver, Looked, Reservations};
 use crate::config::Limits;
 use crate::reconcile::{Backoff, Pace, Signals};
 use crate::store::{Candidate, Claim, Claimed, DynStore, Grant, StoreError};
@@ -14,6 +14,9 @@ const A_ROUND: usize = 1000;
 
 /// How many of the newest lanes are asked for again each time.
 const LANES_AGAIN: usize = 64;
+
+/// How long the last places are kept for what goes out as it is made. Then a claim takes them: nothing that waits is to do so beside somebody free.
+const KEPT_FOR: Duration = Duration::from_millis(250);
 
 /// How often new lanes are looked for: while there is enough to do in those that are known, and while there is not.
 const LANES_BUSY: Duration = Duration::from_millis(50);
@@ -32,8 +35,30 @@ pub struct Dispatcher {
     pub limits: Arc<Limits>,
 }
 
+/// What of one series of claims matters to the next one.
+#[derive(Default)]
+struct Times {
+    /// When lanes were looked for.
+    lanes_at: Option<Instant>,
+    /// Until when the last places are kept.
+    kept_until: Option<Instant>,
+}
+
+impl Times {
+    /// How many a claim takes of what is free, of which some are to be kept for a while. With a backlog, what is free is gone as soon as it is; without
+    /// these a tenant that has nothing waiting would always come when nobody is.
+    fn places(&mut self, (free, kept): (usize, usize), now: Instant) -> usize {
+        if free > 0 && free <= kept {
+            let until = *self.kept_until.get_or_insert(now + KEPT_FOR);
+            return if now < until { 0 } else { free };
+        }
+        self.kept_until = None;
+        free.saturating_sub(kept)
+    }
+}
+
 /// What came of a series of claims.
-struct Looked {
+struct Round {
     /// Whether anything waited.
     found: bool,
     /// When to look for new lanes at the latest, where that was put off.
@@ -43,11 +68,10 @@ struct Looked {
 impl Dispatcher {
     /// Grants until the end.
     pub async fn run(self, shutdown: CancellationToken) {
-        // When lanes were looked for.
-        let mut lanes_at = None;
+        let mut times = Times::default();
         let (mut backoff, mut pace) = (Backoff::default(), Pace::default());
         loop {
-            let next = match self.rounds(&mut lanes_at).await {
+            let next = match self.rounds(&mut times).await {
                 Ok(looked) => {
                     backoff.reset();
                     let paced = Instant::now() + pace.after(looked.found);
@@ -79,18 +103,18 @@ impl Dispatcher {
 
     /// Claims until there is nothing more to claim, or nobody to take it. While a claim is under way, what the one before it has granted is
     /// sent.
-    async fn rounds(&self, lanes_at: &mut Option<Instant>) -> Result<Looked, StoreError> {
+    async fn rounds(&self, times: &mut Times) -> Result<Round, StoreError> {
         let (mut locked, mut found) = (0, false);
         let mut ready = None;
         loop {
-            let free = self.dispatch.free().min(A_ROUND);
-            if free == 0 {
-                self.dispatch.looked(Vec::new(), true);
+            let places = times.places(self.dispatch.free_and_kept(), Instant::now());
+            if places == 0 {
+                self.dispatch.nobody_is_free();
                 self.give(ready).await;
-                return Ok(Looked { found, again: None });
+                return Ok(Round { found, again: times.kept_until });
             }
             let reserved = self.dispatch.reservations();
-            let (claimed, ()) = tokio::join!(self.claim(free, &reserved), self.give(ready.take()));
+            let (claimed, ()) = tokio::join!(self.claim(places.min(A_ROUND), &reserved), self.give(ready.take()));
             let claimed = claimed?;
             let (granted, more) = (claimed.grants.len(), claimed.more);
             self.dispatch.set_backlog(more);
@@ -103,21 +127,21 @@ impl Dispatcher {
                 self.give(ready.take()).await;
             }
             let pause = if more { LANES_BUSY } else { LANES_IDLE };
-            let due = lanes_at.map_or_else(Instant::now, |at| at + pause);
+            let due = times.lanes_at.map_or_else(Instant::now, |at| at + pause);
             let has_news = if due <= Instant::now() || self.dispatch.misses_lane() {
                 let ((), news) = tokio::join!(self.give(ready.take()), look_for_lanes(&self.store, &self.dispatch));
-                *lanes_at = Some(Instant::now());
+                times.lanes_at = Some(Instant::now());
                 news?
             } else {
                 false
             };
             if !more && !has_news {
-                return Ok(Looked { found, again: Some(due).filter(|due| *due > Instant::now()) });
+                return Ok(Round { found, again: Some(due).filter(|due| *due > Instant::now()) });
             } else if more && granted == 0 {
                 // Others are at these rows, a planner or another coordinator, and will be done in a moment.
                 locked += 1;
                 if locked > LOCKED_TRIES {
-                    return Ok(Looked { found, again: None });
+                    return Ok(Round { found, again: None });
                 }
                 tokio::time::sleep(LOCKED_PAUSE).await;
             }
@@ -128,7 +152,7 @@ impl Dispatcher {
     async fn claim(&self, limit: usize, reserved: &Reservations) -> Result<Claimed, StoreError> {
         let lanes = self.dispatch.lock().pool.open_lanes();
         if lanes.is_empty() {
-            self.dispatch.looked(lanes, false);
+            self.dispatch.looked(Looked::default());
             return Ok(Claimed::default());
         }
         let tenant_limit = self.limits.tenant_max_concurrent;
@@ -139,7 +163,7 @@ impl Dispatcher {
             reserved.reserve_all(candidates.iter().map(|candidate| candidate.execution.lane_id))
         };
         let claimed = self.store.claim(&claim, &assign).await?;
-        self.dispatch.looked(if claimed.more { Vec::new() } else { lanes }, claimed.left);
+        self.dispatch.looked(Looked::of(&claimed, lanes));
         Ok(claimed)
     }
 
@@ -160,4 +184,21 @@ pub(super) async fn look_for_lanes(store: &DynStore, dispatch: &Dispatch) -> Res
     };
     let lanes = store.lanes_after(newest).await?;
     Ok(dispatch.learn(lanes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_places_are_kept_for_a_while_only() {
+        let (mut times, now) = (Times::default(), Instant::now());
+        assert_eq!(times.places((2000, 31), now), 1969);
+        assert_eq!(times.places((31, 31), now), 0);
+        assert_eq!(times.kept_until, Some(now + KEPT_FOR));
+        assert_eq!(times.places((7, 31), now + KEPT_FOR / 2), 0);
+        assert_eq!(times.places((7, 31), now + KEPT_FOR), 7, "nobody has asked for them");
+        assert_eq!(times.places((0, 31), now + KEPT_FOR), 0);
+        assert_eq!((times.kept_until, times.places((5, 0), now)), (None, 5));
+    }
 }

@@ -14,6 +14,7 @@ mod handover;
 mod heartbeat;
 mod intake;
 mod logs;
+mod looked;
 pub mod matching;
 mod pool;
 mod registry;
@@ -25,12 +26,12 @@ mod session;
 mod words;
 
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use orrery_proto::v1::coordinator_message::Kind;
 use orrery_proto::v1::{CoordinatorMessage, DrainRequest, HeldLease, Revoke};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use armer::Armer;
@@ -40,6 +41,7 @@ pub use egress::Egress;
 pub use enrolled::Streams;
 pub use handover::HandOver;
 pub use intake::{Intake, Word};
+pub(crate) use looked::Looked;
 pub use renewals::Renewals;
 pub use reservations::Reservations;
 pub use service::AgentApi;
@@ -60,15 +62,6 @@ pub struct Dispatch {
     /// Sessions that are compared with the store at the same time.
     audits: Semaphore,
     metrics: Metrics,
-}
-
-/// What the newest claim has seen.
-#[derive(Default)]
-struct Looked {
-    /// Lanes of which it has taken all that it could.
-    drained: HashSet<i64>,
-    /// Whether something waits in them still.
-    left: bool,
 }
 
 /// How many sessions are opened or resumed at once. Where hundreds of agents come back together, the others wait for a moment, and the
@@ -109,6 +102,12 @@ impl Dispatch {
     /// How many executions the attached agents would take now.
     pub fn free(&self) -> usize {
         self.lock().free()
+    }
+
+    /// How many executions the attached agents would take now, and how many of those a claim leaves to what goes out as it is made.
+    pub(crate) fn free_and_kept(&self) -> (usize, usize) {
+        let registry = self.lock();
+        (registry.free(), registry.kept())
     }
 
     /// How many of those may be what is not due yet: none while there is a backlog.
@@ -223,15 +222,24 @@ impl Dispatch {
         self.lock().sessions().keys().copied().collect()
     }
 
-    /// Takes note of the lanes of which the newest claim has taken all that it could, and whether something was left in them all the same. In
-    /// all other lanes something may wait: nobody is free for it, or it was more than was claimed.
-    pub(crate) fn looked(&self, drained: Vec<i64>, left: bool) {
-        *self.last_look() = Looked { drained: drained.into_iter().collect(), left };
+    /// Takes note of what the newest claim has seen.
+    pub(crate) fn looked(&self, looked: Looked) {
+        *self.last_look() = looked;
     }
 
-    /// Whether nothing waits in a lane that could be given away, as far as is known here.
-    pub fn is_drained(&self, lane: i64) -> bool {
-        self.last_look().drained.contains(&lane)
+    /// Takes note that nobody is free.
+    pub(crate) fn nobody_is_free(&self) {
+        self.last_look().nobody_is_free(Instant::now());
+    }
+
+    /// Whether an execution that is being made may be given away with it, as far as is known here: nothing that waits is to go before it.
+    pub fn is_next(&self, execution: &Execution) -> bool {
+        self.last_look().is_next(execution, Instant::now())
+    }
+
+    /// Takes note that something waits in a lane which no claim has seen yet.
+    pub fn waits(&self, lane: i64) {
+        self.last_look().drained.remove(&lane);
     }
 
     /// Whether anything may wait for a place that has become free. Where every lane that somebody serves was found empty, nothing does: what

@@ -26,6 +26,10 @@ pub(crate) struct Registry {
 /// Of all places, one of so many is never taken by what is not due yet.
 const KEPT: usize = 4;
 
+/// Behind a backlog, one place of so many is left to what goes out as it is made, and so many at most.
+const ONE_IN: usize = 64;
+const FEW: usize = 32;
+
 impl Registry {
     pub(super) fn new(strategy: Strategy, places: usize) -> Self {
         Self {
@@ -92,6 +96,12 @@ impl Registry {
     /// How many executions could be given away now.
     pub(super) fn free(&self) -> usize {
         self.pool.credits().min(self.places.saturating_sub(self.running))
+    }
+
+    /// How many of those a claim leaves to what goes out as it is made: a few of many, while more waits than could be claimed.
+    pub(super) fn kept(&self) -> usize {
+        let few = ((self.running + self.free()) / ONE_IN).min(FEW);
+        if self.has_backlog && self.pool.has_lanes() { few } else { 0 }
     }
 
     /// How many of those may be what is not due yet. Agents keep some of their slots beside.

@@ -10,7 +10,7 @@ use super::*;
 use crate::config::Strategy;
 use crate::execution::{Lease, State};
 use crate::job::JobSpec;
-use crate::store::{NewSession, Session};
+use crate::store::{Claimed, Grant, NewSession, Session};
 
 /// How long sessions live here.
 const TTL: Duration = Duration::from_secs(15);
@@ -134,6 +134,22 @@ fn no_more_is_reserved_than_may_run() {
 }
 
 #[test]
+fn behind_a_backlog_a_few_of_many_places_are_kept() {
+    let (dispatch, _outgoing) = dispatch(10_000);
+    let (large, _frames) = attached(2, 996, 16);
+    dispatch.attach(large);
+    dispatch.with(Uuid::from_u128(2), |session| session.credit(996));
+    assert_eq!(dispatch.free_and_kept(), (1000, 0));
+    dispatch.set_backlog(true);
+    assert_eq!(dispatch.free_and_kept(), (1000, 0), "nobody else could come");
+    dispatch.learn([lane(2, "default")]);
+    assert_eq!(dispatch.free_and_kept(), (1000, 15));
+    let one = dispatch.reservations();
+    one.reserve_all(vec![1; 990]);
+    assert_eq!(dispatch.free_and_kept(), (10, 15), "of all, not of those that are free");
+}
+
+#[test]
 fn a_lane_that_is_not_known_is_to_be_looked_for() {
     let (dispatch, _outgoing) = dispatch(3);
     let one = dispatch.reservations();
@@ -149,17 +165,44 @@ fn a_lane_that_is_not_known_is_to_be_looked_for() {
 fn a_free_place_is_a_reason_to_claim_where_something_may_wait_for_it() {
     let (dispatch, _outgoing) = dispatch(100);
     assert!(dispatch.may_wait(), "nobody has looked yet");
-    dispatch.looked(vec![1], false);
+    dispatch.looked(Looked::through([1], false));
     assert!(!dispatch.may_wait());
-    dispatch.looked(vec![1], true);
+    dispatch.looked(Looked::through([1], true));
     assert!(dispatch.may_wait(), "something is at its limit");
-    dispatch.looked(vec![1], false);
+    dispatch.looked(Looked::through([1], false));
     dispatch.learn([lane(2, "default")]);
     assert!(dispatch.may_wait(), "nobody has looked into the new lane");
-    dispatch.looked(vec![1, 2], false);
+    dispatch.looked(Looked::through([1, 2], false));
     assert!(!dispatch.may_wait());
-    dispatch.looked(Vec::new(), true);
-    assert!(dispatch.may_wait(), "nobody was free when it was looked");
+    dispatch.nobody_is_free();
+    assert!(dispatch.may_wait(), "what has come since waits for somebody");
+}
+
+#[test]
+fn what_is_made_is_next_where_nothing_waits_that_goes_before_it() {
+    let (dispatch, _outgoing) = dispatch(100);
+    let made = |lane_id, priority| Execution { lane_id, priority, ..execution(9) };
+    assert!(!dispatch.is_next(&made(1, 0)), "nobody has looked yet");
+    dispatch.looked(Looked::through([1, 2], false));
+    assert!(dispatch.is_next(&made(1, -5)) && !dispatch.is_next(&made(3, 0)));
+    dispatch.waits(1);
+    assert!(!dispatch.is_next(&made(1, 0)), "another one waits there, unseen by a claim");
+
+    // More waits in other lanes than was claimed.
+    let grant = |priority| Grant {
+        execution: made(1, priority),
+        spec: Arc::new(spec("{}".to_owned())),
+        timeout: Duration::from_secs(1),
+        attachment: 1,
+    };
+    let claimed = Claimed { grants: vec![grant(5), grant(3)], more: true, left: true, drained: vec![2] };
+    dispatch.looked(Looked::of(&claimed, vec![1, 2]));
+    assert!(dispatch.is_next(&made(2, 3)) && !dispatch.is_next(&made(2, 2)), "what waits elsewhere is of 3 at most");
+    assert!(!dispatch.is_next(&made(1, 9)) && dispatch.may_wait());
+    dispatch.looked(Looked::of(&Claimed { grants: vec![], ..claimed.clone() }, vec![1, 2]));
+    assert!(!dispatch.is_next(&made(2, 9)), "somebody else was at all of it");
+    dispatch.looked(Looked::of(&Claimed { more: false, left: false, ..claimed }, vec![1, 2]));
+    assert!(dispatch.is_next(&made(1, 0)) && !dispatch.may_wait());
 }
 
 #[test]

@@ -111,6 +111,29 @@ pub async fn dead_sessions_get_nothing(store: DynStore) {
     assert_eq!(execution(&store, waiting.id).await, waiting);
 }
 
+/// Where more waits than it was asked for.
+pub async fn a_claim_says_in_which_lanes_nothing_waits(store: DynStore) {
+    let agent = session(&store, "agent").await;
+    let of_queue = async |queue: &str, count: usize| {
+        let job = job_with(&store, queue, |j| j.spec.queue = queue.to_owned()).await;
+        triggers(&store, &job, count).await[0].lane_id
+    };
+    let (long, one, two) = (of_queue("long", 30).await, of_queue("one", 1).await, of_queue("two", 2).await);
+    let lanes = [long, one, two];
+    let drained = async |limit: usize| {
+        let claimed = claim_of(&store, &agent, &lanes, limit).await;
+        let mut drained = claimed.drained;
+        drained.sort_unstable();
+        (claimed.grants.len(), claimed.more, drained)
+    };
+    let known = |lanes: &[i64]| if store.engine() == "sqlite" { Vec::new() } else { lanes.to_vec() };
+    // The first of each.
+    assert_eq!(drained(3).await, (3, true, known(&[one])));
+    assert_eq!(drained(3).await, (3, true, known(&[one, two])));
+    assert_eq!(drained(1).await, (1, true, known(&[one, two])));
+    assert_eq!(drained(100).await, (26, false, vec![]), "then nothing waits in any");
+}
+
 pub async fn a_run_keeps_its_version(store: DynStore) {
     let job = job_with(&store, "a", |j| j.spec.retry.max_retries = 1).await;
     let agent = session(&store, "agent").await;

@@ -260,6 +260,30 @@ pub async fn what_is_limited_is_left_to_a_claim(store: DynStore) {
     assert!(waits(&made));
 }
 
+/// As much as a tenant's turns allow, until a claim has looked at what the others wait for.
+pub async fn beside_a_backlog_little_goes_at_once(store: DynStore) {
+    let agent = session(&store, "agent").await;
+    let (long, short) = (job(&store, "long").await, known_job(&store, "short", |j| j.spec.queue = "mail".into()).await);
+    claim(&store, &agent, 10).await;
+    let at_once = async || given(&store, &short, &to(&agent)).await.0.grant.is_some();
+    if !at_once().await {
+        assert_eq!(store.engine(), "sqlite");
+        return;
+    }
+    for _ in 0..150 {
+        assert!(at_once().await, "nobody else waits");
+    }
+    triggers(&store, &long, 50).await;
+    for _ in 0..2 {
+        assert!(claim(&store, &agent, 10).await.more);
+        let mut count = 0;
+        while at_once().await {
+            count += 1;
+        }
+        assert!((50..=100).contains(&count), "{count}");
+    }
+}
+
 /// What refuses one of them may be anything.
 pub async fn a_refusal_of_a_known_job_is_its_own(store: DynStore) {
     let job = known_job(&store, "a", |_| {}).await;

@@ -149,6 +149,7 @@ macro_rules! suite {
                 limits_hold_within_a_group
                 the_maximum_is_exact_under_concurrency
                 what_is_given_at_once_is_leased
+                beside_a_backlog_little_goes_at_once
                 nothing_is_given_to_who_is_gone
                 what_is_limited_is_left_to_a_claim
                 a_refusal_of_a_known_job_is_its_own
@@ -160,6 +161,7 @@ macro_rules! suite {
                 what_is_not_given_still_waits
                 only_named_lanes_are_claimed
                 dead_sessions_get_nothing
+                a_claim_says_in_which_lanes_nothing_waits
                 a_run_keeps_its_version
                 what_waits_moves_with_its_job
                 limits_hold

@@ -21,6 +21,7 @@ mod wait;
 mod world;
 
 mod armed;
+mod backlog;
 mod bench;
 mod clocks;
 mod coordinators;

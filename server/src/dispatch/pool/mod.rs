@@ -154,6 +154,11 @@ impl Pool {
         self.lanes.keys().rev().nth(n).copied()
     }
 
+    /// Whether there is more than one lane.
+    pub(crate) fn has_lanes(&self) -> bool {
+        self.lanes.len() > 1
+    }
+
     /// Credits of all free agents.
     pub(crate) fn credits(&self) -> usize {
         self.credits

@@ -8,7 +8,8 @@
 //! millisecond of the ids, so that a range of ids is a range of instants.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use orrery_proto::v1::AuditOutcome;
@@ -100,7 +101,7 @@ impl PgStore {
         };
         let mut quick: Vec<Quick> = asked.into_iter().map(quick).collect();
         if let Some(at_once) = at_once.filter(|at_once| at_once.tenant_limit <= 0) {
-            give(&mut quick, at_once, now);
+            self.give(&mut quick, at_once, now);
         }
         let began = Instant::now();
         let call = async { Ok(statement(&quick).fetch_all(taken.connection()).await?) };
@@ -123,6 +124,22 @@ impl PgStore {
             ids[one.index] = Some(one.execution.id);
         }
         Some(Lost { error, ids, given: quick.into_iter().filter_map(|one| one.grant).collect() })
+    }
+
+    /// Offers what nothing of its job limits to sessions; beside a backlog no more than its tenant's turns allow.
+    fn give(&self, quick: &mut [Quick], at_once: AtOnce<'_>, now: DateTime<Utc>) {
+        let mut free: Vec<&mut Quick> = quick.iter_mut().filter(|one| one.asked.is_free()).collect();
+        if free.is_empty() {
+            return;
+        }
+        let candidates: Vec<Candidate<'_>> = free.iter().map(|one| Candidate { execution: &one.execution }).collect();
+        let answers = (at_once.assign)(&candidates);
+        let is_backlog = self.inner.is_backlog.load(Ordering::Relaxed);
+        let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        for (one, to) in free.iter_mut().zip(answers) {
+            let Some(to) = to.filter(|_| !is_backlog || turns.goes_at_once(one.execution.tenant_id)) else { continue };
+            one.grant = grant(one, to, at_once, now);
+        }
     }
 
     fn answer(&self, quick: Vec<Quick>, rows: &[PgRow], began: Instant, answers: &mut [Option<Result<Made>>]) {
@@ -160,7 +177,7 @@ impl PgStore {
     /// What the database's clock says now, as far as it is known, and never before what it has said.
     pub(super) fn estimate(&self) -> Option<DateTime<Utc>> {
         let now = self.inner.clock.now()?.trunc_subsecs(6);
-        let seen = self.inner.seen.load(std::sync::atomic::Ordering::Relaxed);
+        let seen = self.inner.seen.load(Ordering::Relaxed);
         // Where its clock has been set back, what it has said counts no more.
         let seen =
             DateTime::from_timestamp_micros(seen).filter(|seen| *seen - now < chrono::TimeDelta::milliseconds(10));
@@ -169,20 +186,7 @@ impl PgStore {
 
     /// Takes note of an instant of the database.
     pub(super) fn saw(&self, at: DateTime<Utc>) {
-        self.inner.seen.fetch_max(at.timestamp_micros(), std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-/// Offers what nothing of its job limits to sessions.
-fn give(quick: &mut [Quick], at_once: AtOnce<'_>, now: DateTime<Utc>) {
-    let mut free: Vec<&mut Quick> = quick.iter_mut().filter(|one| one.asked.is_free()).collect();
-    if free.is_empty() {
-        return;
-    }
-    let candidates: Vec<Candidate<'_>> = free.iter().map(|one| Candidate { execution: &one.execution }).collect();
-    let answers = (at_once.assign)(&candidates);
-    for (one, to) in free.iter_mut().zip(answers) {
-        one.grant = to.and_then(|to| grant(one, to, at_once, now));
+        self.inner.seen.fetch_max(at.timestamp_micros(), Ordering::Relaxed);
     }
 }
 

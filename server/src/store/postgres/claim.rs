@@ -34,6 +34,8 @@ struct Round {
     /// Executions that were picked, and whether some lanes were passed over, of a queue or tenant at its limit.
     picked: usize,
     passed_over: bool,
+    /// How many were found in each lane, up to the limit of the claim; empty where only the heads of a single one were looked at.
+    waiting: HashMap<i64, usize>,
 }
 
 impl PgStore {
@@ -85,6 +87,9 @@ impl PgStore {
             claimed.grants = self.grant(&mut tx, given, claim).await?;
         }
         claimed.left = claimed.more || round.passed_over || claimed.grants.len() < round.picked;
+        if claimed.more {
+            claimed.drained = drained(&round.waiting, &claimed.grants, claim.limit);
+        }
         // Before the end, for it may not come back.
         *said = Some(claimed);
         commit(tx).await?;
@@ -122,11 +127,12 @@ impl PgStore {
                 return Ok((looked, refused));
             }
         }
-        let (heads, passed_over) = pick::heads(tx, claim, ahead).await?;
-        let looked = heads.len();
+        let heads = pick::heads(tx, claim, ahead).await?;
+        let looked = heads.ids.len();
         round.picked += looked;
-        round.passed_over |= passed_over;
-        let rest: Vec<Uuid> = heads.into_iter().filter(|id| !known.contains(id)).collect();
+        round.passed_over |= heads.waiting.len() < claim.lanes.len();
+        round.waiting = heads.waiting;
+        let rest: Vec<Uuid> = heads.ids.into_iter().filter(|id| !known.contains(id)).collect();
         refused |= self.offer_of(tx, round, &rest, claim).await?;
         Ok((looked, refused))
     }
@@ -225,6 +231,17 @@ impl PgStore {
         lease::write(tx, &granted).await?;
         Ok(grants)
     }
+}
+
+/// The lanes in which nothing waits but what was granted.
+fn drained(waiting: &HashMap<i64, usize>, grants: &[Grant], limit: usize) -> Vec<i64> {
+    let mut granted: HashMap<i64, usize> = HashMap::new();
+    for grant in grants {
+        *granted.entry(grant.execution.lane_id).or_default() += 1;
+    }
+    let is_drained =
+        |(lane, found): &(&i64, &usize)| **found < limit && granted.get(lane).copied().unwrap_or(0) == **found;
+    waiting.iter().filter(is_drained).map(|(lane, _)| *lane).collect()
 }
 
 /// Which of these leases are held: a try before this one had been committed. Its locks are waited for, so that it is over one way or the other.

@@ -44,31 +44,36 @@ macro_rules! open_lanes {
     };
 }
 
+/// The heads of the lanes, as far as a claim looks.
+pub(super) struct Heads {
+    pub(super) ids: Vec<Uuid>,
+    /// How many were found in each lane that was looked into, up to the limit of the claim.
+    pub(super) waiting: HashMap<i64, usize>,
+}
+
 /// The heads of the lanes: the highest priority first and in turns between lanes, by the weights of their tenants and how far these are
-/// `ahead`. Not locked, for to lock within each lane would lock `limit` of every lane, and take them from the others for nothing. And whether
-/// lanes were passed over, in which something may wait.
-pub(super) async fn heads(
-    tx: &mut PgConnection,
-    claim: &Claim<'_>,
-    ahead: &[(Uuid, f64)],
-) -> Result<(Vec<Uuid>, bool)> {
-    let found: Vec<Option<Uuid>> = sqlx::query_scalar(concat!(
+/// `ahead`. Not locked, for to lock within each lane would lock `limit` of every lane, and take them from the others for nothing.
+pub(super) async fn heads(tx: &mut PgConnection, claim: &Claim<'_>, ahead: &[(Uuid, f64)]) -> Result<Heads> {
+    let found: Vec<(Option<Uuid>, Option<i64>, Option<i64>)> = sqlx::query_as(concat!(
         "with open as materialized (",
         open_lanes!(),
-        ")
-         (select p.id from (
-            select o.id, o.weight, coalesce(a.ahead, 0) as ahead from open o left join unnest($4::uuid[], $5::double precision[]) as a(tenant_id, ahead) on a.tenant_id = o.tenant_id
-         ) as lane cross join lateral (
-            select n.id, n.priority, n.late, n.run_at, lane.ahead
-                + (row_number() over (order by n.priority desc, n.late, n.run_at, n.id) - 1)::double precision / lane.weight as turn
+        "), head as materialized (
+            select n.*, lane.id as lane_id, lane.ahead
+                + (row_number() over (partition by lane.id order by n.priority desc, n.late, n.run_at, n.id) - 1)::double precision / lane.weight as turn
             from (
+                select o.id, o.weight, coalesce(a.ahead, 0) as ahead from open o left join unnest($4::uuid[], $5::double precision[]) as a(tenant_id, ahead) on a.tenant_id = o.tenant_id
+            ) as lane cross join lateral (
                 select e.id, e.priority, e.late, e.run_at from live_executions e
                 where e.lane_id = lane.id and e.state = 1 and e.cancel_requested_at is null
                   and (e.start_by is null or e.start_by > statement_timestamp())
                 order by e.priority desc, e.late, e.run_at, e.id limit $3
             ) n
-         ) p order by p.priority desc, p.late, p.turn, p.run_at, p.id limit $3)
-         union all select null where (select count(*) from open) < cardinality($1)"
+         )
+         (select h.id, null::bigint as lane_id, null::bigint as waiting from head h
+            order by h.priority desc, h.late, h.turn, h.run_at, h.id limit $3)
+         union all
+         select null, o.id, coalesce(c.waiting, 0) from open o
+            left join (select h.lane_id, count(*) as waiting from head h group by h.lane_id) c on c.lane_id = o.id"
     ))
     .bind(claim.lanes)
     .bind(claim.tenant_limit)
@@ -77,8 +82,18 @@ pub(super) async fn heads(
     .bind(ahead.iter().map(|(_, ahead)| *ahead).collect::<Vec<_>>())
     .fetch_all(tx)
     .await?;
-    let passed_over = found.contains(&None);
-    Ok((found.into_iter().flatten().collect(), passed_over))
+    let (mut ids, mut waiting) = (Vec::with_capacity(found.len()), HashMap::new());
+    for row in found {
+        match row {
+            (Some(id), ..) => ids.push(id),
+            (None, Some(lane), count) => {
+                let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+                waiting.insert(lane, count);
+            }
+            (None, None, _) => {}
+        }
+    }
+    Ok(Heads { ids, waiting })
 }
 
 /// What one job, under one key, has waiting in a lane.

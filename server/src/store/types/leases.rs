@@ -67,6 +67,8 @@ pub struct Claimed {
     /// Whether anything waits still, as far as was looked: what is at its limit, or was given to nobody. Where nothing does, a place that
     /// becomes free is no reason to look again.
     pub left: bool,
+    /// Where more waits than was asked for: lanes of the claim in which nothing did but what it has granted. There may be others.
+    pub drained: Vec<i64>,
 }
 
 /// A lease to hand over.
