@@ -4,7 +4,8 @@ use chrono::TimeDelta;
 use orrery_proto::v1::ExecutionStatus;
 use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
+use uuid::Uuid;
 
 use crate::engines::{drop_schema, dynamic, owners_url, raw, schema};
 use crate::postgres_only::until;
@@ -145,4 +146,52 @@ async fn what_is_due_at_one_instant_is_not_read_by_each_round() {
     let after = end(&pg, &releasing, &mut other).await;
     assert!(after.0 > before.0 && after.1 - before.1 < 10 * 1000, "{before:?} {after:?}");
     drop_schema(&first, &schema).await;
+}
+
+/// Rows of history, made of one execution, whose ids are in the order of their numbers.
+async fn grow_history(other: &mut PgConnection, of: Uuid, count: i32) {
+    let columns: String = sqlx::query_scalar(
+        "select string_agg(quote_ident(column_name), ', ') from information_schema.columns
+         where table_schema = current_schema() and table_name = 'job_executions' and is_generated = 'NEVER' and column_name <> 'id'",
+    )
+    .fetch_one(&mut *other)
+    .await
+    .unwrap();
+    let grow = format!(
+        "insert into job_executions (id, {columns})
+         select ('01000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, {columns} from job_executions, generate_series(1, $2) n where id = $1"
+    );
+    sqlx::query(AssertSqlSafe(grow)).bind(of).bind(count).execute(&mut *other).await.unwrap();
+    sqlx::query("vacuum (analyze) job_executions").execute(other).await.unwrap();
+}
+
+/// A page of old executions reads about as many as it shows, however many are older, and though the planner believes that few are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_page_deep_in_history_reads_a_page() {
+    let (first, schema) = schema().await;
+    let (name, mut other) = (format!("listing {schema}"), raw(&schema).await);
+    let pg = named(&name, &schema).await;
+    let store = dynamic(&pg);
+    let (session, job) = (session(&store, "a").await, job(&store, "a").await);
+    let done = run(&store, &job, &session, report(ExecutionStatus::Completed)).await;
+    grow_history(&mut other, done.id, 40_000).await;
+    let read = "select coalesce(sum(idx_tup_read), 0)::bigint from pg_stat_user_indexes
+        where schemaname = current_schema() and relname like 'job_executions%'";
+    let before: i64 = sqlx::query_scalar(read).fetch_one(&mut other).await.unwrap();
+    for place in [400_u64, 600, 800] {
+        let after = Uuid::from_u64_pair(0x0100_0000_0000_7000, 0x8000_0000_0000_0000 | digits(place));
+        let page = Page { after: Some(after), limit: 50 };
+        let found = store.executions(TENANT, &ExecutionFilter::default(), &page).await.unwrap();
+        assert_eq!(found.len(), 50);
+        assert!(found[0].id < after);
+    }
+    end(&pg, &name, &mut other).await;
+    let after: i64 = sqlx::query_scalar(read).fetch_one(&mut other).await.unwrap();
+    assert!(after - before < 3 * 1000, "{} index entries", after - before);
+    drop_schema(&first, &schema).await;
+}
+
+/// A number whose digits in base 16 are those of another one in base 10.
+fn digits(number: u64) -> u64 {
+    u64::from_str_radix(&number.to_string(), 16).unwrap()
 }

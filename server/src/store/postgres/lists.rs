@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::partitions::floor_id;
+use super::planner::sorting;
 use super::rows::{self, armed, done_columns, live_columns};
 use crate::execution::Execution;
 use crate::store::{ExecutionFilter, Page, Result};
@@ -48,6 +49,9 @@ impl List<'_> {
     /// Up to a page of live ones and a page of finished ones, newest first.
     async fn part(&self, connection: &mut PgConnection, part: Part) -> Result<Vec<Execution>> {
         let mut found: BTreeMap<Uuid, Execution> = BTreeMap::new();
+        if part == Part::Delayed {
+            sorting(connection, "on").await?;
+        }
         // Live first: one that moves to history meanwhile is then read twice rather than not at all.
         if let Some(mut query) = self.live(part) {
             for row in query.build().fetch_all(&mut *connection).await? {
@@ -56,6 +60,11 @@ impl List<'_> {
             }
         }
         if let Some(mut query) = self.done(part) {
+            if part == Part::ById {
+                // The planner takes what row-level security and the query ask for several things, and few rows to be left: it would read the whole
+                // range by the primary key, once for each status and trigger, and sort.
+                sorting(connection, "off").await?;
+            }
             for row in query.build().fetch_all(connection).await? {
                 let execution = rows::done(&row)?;
                 found.insert(execution.id, execution);

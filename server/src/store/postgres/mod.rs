@@ -35,6 +35,7 @@ mod partitions;
 mod pick;
 mod place;
 mod plan;
+mod planner;
 mod quick;
 mod reach;
 mod reads;

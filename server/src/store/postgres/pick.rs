@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::apply::Locked;
 use super::place::Place;
+use super::planner::sorting;
 use super::rows::own_columns;
 use super::{limited, rows};
 use crate::admission::{Admission, Gate};
@@ -170,13 +171,6 @@ pub(super) async fn beyond(
 
 fn ahead_of(ahead: &[(Uuid, f64)], tenant: Uuid) -> f64 {
     ahead.iter().find(|(one, _)| *one == tenant).map_or(0.0, |(_, ahead)| *ahead)
-}
-
-/// Whether the planner may sort, in this transaction.
-async fn sorting(tx: &mut PgConnection, value: &'static str) -> Result<()> {
-    let set = "select set_config('enable_sort', $1, true), set_config('enable_incremental_sort', $1, true)";
-    sqlx::query(set).bind(value).execute(tx).await?;
-    Ok(())
 }
 
 /// The job at which a lane was cut, where one had more groups than the bound.
