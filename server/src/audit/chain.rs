@@ -12,8 +12,8 @@ use crate::store::AuditEntry;
 /// A SHA-256.
 pub type Hash = [u8; 32];
 
-/// The most entries of one seal.
-pub const IN_A_SEAL: usize = 1000;
+/// The most entries of one seal. They are in memory together, with what they say of before and after.
+pub const IN_A_SEAL: usize = 250;
 
 /// Bytes of an entry in a seal: its id and its hash.
 const PACKED: usize = 16 + 32;

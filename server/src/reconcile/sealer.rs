@@ -110,4 +110,4 @@ impl Sealer {
 }
 
 /// Seals of one tenant in a row.
-const AT_ONCE: usize = 20;
+const AT_ONCE: usize = 80;

@@ -54,14 +54,14 @@ pub async fn what_waits_is_sealed_in_the_chain_of_its_tenant(store: DynStore) {
     let began = now(&store).await;
     recorded(&store, TENANT, 0..1).await;
     let first = now(&store).await;
-    recorded(&store, TENANT, 1..1200).await;
+    recorded(&store, TENANT, 1..300).await;
     recorded(&store, OTHER_TENANT, 0..2).await;
     recorded(&store, DEPLOYMENT, 0..1).await;
     let asked = now(&store).await;
     let waiting = store.unsealed().await.unwrap();
     let answered = now(&store).await;
     let counts: BTreeMap<Uuid, i64> = waiting.iter().map(|unsealed| (unsealed.tenant, unsealed.entries)).collect();
-    assert_eq!(counts, BTreeMap::from([(DEPLOYMENT, 1), (TENANT, 1200), (OTHER_TENANT, 2)]));
+    assert_eq!(counts, BTreeMap::from([(DEPLOYMENT, 1), (TENANT, 300), (OTHER_TENANT, 2)]));
     // It is the first one that has waited longest.
     let age = waiting.iter().find(|unsealed| unsealed.tenant == TENANT).unwrap().age;
     assert!(((asked - first).to_std().unwrap()..=(answered - began).to_std().unwrap()).contains(&age), "{age:?}");
@@ -71,22 +71,22 @@ pub async fn what_waits_is_sealed_in_the_chain_of_its_tenant(store: DynStore) {
     let is_sealed = async |n| store.audit_entry(TENANT, entry(TENANT, n).id).await.unwrap().unwrap().is_sealed;
     assert!(!is_sealed(5).await);
     let first = seal_one(&store, TENANT).await.unwrap();
-    assert_eq!(first, Sealed { changed: 857, denied: 143, more: true });
-    assert!(is_sealed(5).await && !is_sealed(1100).await);
+    assert_eq!(first, Sealed { changed: 214, denied: 36, more: true });
+    assert!(is_sealed(5).await && !is_sealed(275).await);
     seal_all(&store).await;
     assert_eq!(seal_one(&store, TENANT).await, None);
     let (seals, problems) = chain(&store, TENANT).await;
     assert_eq!((seals.len(), problems), (2, vec![]));
     assert_eq!(chain(&store, OTHER_TENANT).await.0.len(), 1);
     let head = store.audit_head(TENANT, Place::Head).await.unwrap().unwrap();
-    assert_eq!(head.link, Link { sequence: 2, hash: seals[1].hash, entries: 1200 });
+    assert_eq!(head.link, Link { sequence: 2, hash: seals[1].hash, entries: 300 });
     assert!(signer().is_ours(&head));
     assert_eq!(store.audited_tenants().await.unwrap(), [DEPLOYMENT, TENANT, OTHER_TENANT]);
     // What is in the chain is not among what no seal holds.
     let ids = store.audit_ids(TENANT, Uuid::nil(), None, 5000).await.unwrap();
-    assert_eq!(ids.len(), 1200);
-    assert_eq!(store.highest_sealed(TENANT, 1).await.unwrap(), entry(TENANT, 999).id);
-    assert_eq!(store.audit_seals_around(TENANT, entry(TENANT, 1100).id).await.unwrap(), seals[1..]);
+    assert_eq!(ids.len(), 300);
+    assert_eq!(store.highest_sealed(TENANT, 1).await.unwrap(), entry(TENANT, 249).id);
+    assert_eq!(store.audit_seals_around(TENANT, entry(TENANT, 275).id).await.unwrap(), seals[1..]);
     assert_eq!(store.audit_ids(TENANT, entry(TENANT, 5).id, Some(entry(TENANT, 8).id), 10).await.unwrap().len(), 3);
 }
 
