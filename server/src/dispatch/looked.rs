@@ -50,6 +50,14 @@ impl Looked {
         }
     }
 
+    /// Something waits in a lane that no claim has seen yet. While all else goes out as it is made, a claim is about to take it, and nothing has to
+    /// wait behind it meanwhile: at a steady rate there would be one such claim after the other, for ever.
+    pub(super) fn waits(&mut self, lane: i64) {
+        if self.floor.is_some() || self.until.is_some() {
+            self.drained.remove(&lane);
+        }
+    }
+
     /// Whether nothing that waits is to go before an execution which is made now.
     pub(super) fn is_next(&self, execution: &Execution, now: Instant) -> bool {
         self.drained.contains(&execution.lane_id)

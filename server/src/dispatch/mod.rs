@@ -239,7 +239,7 @@ impl Dispatch {
 
     /// Takes note that something waits in a lane which no claim has seen yet.
     pub fn waits(&self, lane: i64) {
-        self.last_look().drained.remove(&lane);
+        self.last_look().waits(lane);
     }
 
     /// Whether anything may wait for a place that has become free. Where every lane that somebody serves was found empty, nothing does: what

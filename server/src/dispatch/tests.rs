@@ -186,7 +186,7 @@ fn what_is_made_is_next_where_nothing_waits_that_goes_before_it() {
     dispatch.looked(Looked::through([1, 2], false));
     assert!(dispatch.is_next(&made(1, -5)) && !dispatch.is_next(&made(3, 0)));
     dispatch.waits(1);
-    assert!(!dispatch.is_next(&made(1, 0)), "another one waits there, unseen by a claim");
+    assert!(dispatch.is_next(&made(1, 0)), "what waits there is about to be claimed");
 
     // More waits in other lanes than was claimed.
     let grant = |priority| Grant {
@@ -199,6 +199,8 @@ fn what_is_made_is_next_where_nothing_waits_that_goes_before_it() {
     dispatch.looked(Looked::of(&claimed, vec![1, 2]));
     assert!(dispatch.is_next(&made(2, 3)) && !dispatch.is_next(&made(2, 2)), "what waits elsewhere is of 3 at most");
     assert!(!dispatch.is_next(&made(1, 9)) && dispatch.may_wait());
+    dispatch.waits(2);
+    assert!(!dispatch.is_next(&made(2, 3)), "another one waits there, unseen by a claim");
     dispatch.looked(Looked::of(&Claimed { grants: vec![], ..claimed.clone() }, vec![1, 2]));
     assert!(!dispatch.is_next(&made(2, 9)), "somebody else was at all of it");
     dispatch.looked(Looked::of(&Claimed { more: false, left: false, ..claimed }, vec![1, 2]));
