@@ -100,7 +100,8 @@ impl Dispatch {
     }
 
     /// How many executions the attached agents would take now.
-    pub fn free(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
         self.lock().free()
     }
 
