@@ -223,7 +223,8 @@ impl Redis {
     async fn connect(&self) {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECTING))
-            .set_response_timeout(Some(CONNECTING))
+            // Beyond what a call waits: that is what says when it is late.
+            .set_response_timeout(Some(CONNECTING.max(self.inner.patience)))
             .set_pipeline_buffer_size(IN_FLIGHT);
         let connecting = async {
             let mut connection = self.inner.client.get_multiplexed_async_connection_with_config(&config).await?;

@@ -126,6 +126,10 @@ async fn nothing_of_before_comes_back() {
             rename(&store, &job, &n.to_string()).await;
             changing.done().await;
             seen.store(n, std::sync::atomic::Ordering::SeqCst);
+            if n % 5 == 0 {
+                // The next edit is of what is in the cache; without this, hardly anything would ever be.
+                assert_eq!(reader.cached(&job).await, n.to_string());
+            }
             if n % 20 == 0 {
                 // Redis loses what it knows of this job in the middle.
                 ask::<i64>(&["DEL", &format!("scheduler:job_config:{}", job.id)]).await;
@@ -136,7 +140,6 @@ async fn nothing_of_before_comes_back() {
             reader.await.unwrap();
         }
         assert_eq!(reader.cached(&job).await, "60");
-        assert!(reader.hits("job_config") > 5.0, "the cache was hardly asked: {}", reader.hits("job_config"));
     })
     .await;
 }
