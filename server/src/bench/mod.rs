@@ -5,6 +5,7 @@ mod authority;
 mod bed;
 mod calls;
 mod child;
+mod commits;
 mod concurrent;
 mod crons;
 mod database;

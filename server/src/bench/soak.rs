@@ -6,6 +6,7 @@ use sqlx::PgPool;
 use tokio::time::{Instant, interval};
 
 use super::bed::Bed;
+use super::commits::Commits;
 use super::deployment::{Deployment, client};
 use super::error::{Result, failed};
 use super::figure::{Figure, Goal};
@@ -34,6 +35,8 @@ const PARTS: u32 = 10;
 struct Look {
     /// From making to start, in milliseconds.
     lags: Samples,
+    /// What a bare commit took, in milliseconds.
+    commits: Samples,
     memory: f64,
     live_bytes: f64,
     dead_rows: f64,
@@ -42,12 +45,12 @@ struct Look {
 impl Look {
     /// For those who watch.
     fn line(&self) -> String {
-        let (lags, dead) = (&self.lags, self.dead_rows);
-        let [p50, p99] = [50.0, 99.0].map(|percentile| lags.percentile(percentile));
-        let table = self.live_bytes;
+        let of = |samples: &Samples| [50.0, 99.0].map(|percentile| samples.percentile(percentile));
+        let ([p50, p99], [commit_p50, commit_p99]) = (of(&self.lags), of(&self.commits));
+        let (memory, table, dead) = (self.memory, self.live_bytes, self.dead_rows);
         format!(
-            "lag p50 {p50:.1} ms, p99 {p99:.1} ms; coordinator {:.1} MB; live table {table:.1} MB, {dead} dead rows",
-            self.memory
+            "lag p50 {p50:.1} ms, p99 {p99:.1} ms; a bare commit {commit_p50:.1}, {commit_p99:.1} ms; coordinator {memory:.1} MB; \
+             live table {table:.1} MB, {dead} dead rows"
         )
     }
 }
@@ -60,6 +63,7 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     let deployment = Deployment::start(bed, Engine::Postgres).await?;
     let job = deployment.asked_job(&deployment.client, NOOP, NOOP).await?;
     let mut workers = Workers::attached(bed, &deployment, Fleet::one(bed.settings.slots)).await?;
+    let mut commits = Commits::start(deployment.database.pool()?).await?;
     let began = Instant::now();
     let load = Load::start(client(&deployment.grpc, &deployment.database.keys.caller)?, job, RATE);
     let mut ticks = interval(Duration::from_secs(seconds.into()) / PARTS);
@@ -67,10 +71,11 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     let mut looks = Vec::new();
     for part in 1..=PARTS {
         ticks.tick().await;
-        let look = look(&deployment, &mut workers).await?;
+        let look = look(&deployment, &mut workers, &mut commits).await?;
         say(format!("soak: {} s: {}", seconds * part / PARTS, look.line()));
         looks.push(look);
     }
+    drop(commits);
     let asked = load.stop().await?;
     let rate = asked as f64 / began.elapsed().as_secs_f64();
     deployment.is_idle(Duration::from_secs(60), Duration::from_millis(50)).await?;
@@ -85,6 +90,8 @@ pub(super) async fn measure(bed: &Bed) -> Result<Vec<Case>> {
     let lag = |look: &Look| look.lags.percentile(99.0);
     let most = |most: f64| (seconds >= LONG).then_some(most);
     figures.extend(grown("lag_p99", [lag(first), lag(last)], "ms", most(2.0)));
+    let commit = |look: &Look| look.commits.percentile(99.0);
+    figures.extend(grown("bare_commit_p99", [commit(first), commit(last)], "ms", None));
     figures.extend(grown("coordinator_memory", [first.memory, last.memory], "MB", most(FLAT)));
     figures.extend(grown("live_table", [first.live_bytes, last.live_bytes], "MB", most(FLAT)));
     figures.push(Figure::new("dead_rows_at_the_end", last.dead_rows, ""));
@@ -101,11 +108,12 @@ fn grown(what: &str, [first, last]: [f64; 2], unit: &'static str, most: Option<f
     ]
 }
 
-async fn look(deployment: &Deployment, workers: &mut Workers) -> Result<Look> {
+async fn look(deployment: &Deployment, workers: &mut Workers, commits: &mut Commits) -> Result<Look> {
     let starts = workers.take().await?;
     let (live_bytes, dead_rows) = live_table(deployment.database.pool()?).await?;
     Ok(Look {
         lags: Samples::of(starts.iter().map(super::workers::Start::lag)),
+        commits: commits.take().await?,
         memory: procfs::memory(deployment.pid()).map_or(f64::NAN, |(now, _)| now as f64 / 1e6),
         live_bytes: live_bytes as f64 / 1e6,
         dead_rows: dead_rows as f64,

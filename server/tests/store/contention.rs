@@ -10,10 +10,10 @@ use futures_util::future::join_all;
 use orrery_server::execution::fire_id;
 use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::engines::database_url;
+use crate::engines::{Database, database_url};
 use crate::support::*;
 
 const COORDINATORS: usize = 6;
@@ -23,39 +23,19 @@ const INSTANTS: i64 = 9;
 const STEP: TimeDelta = TimeDelta::seconds(60);
 const PATIENCE: Duration = Duration::from_secs(240);
 
-/// A database of its own: PostgreSQL counts deadlocks by database.
-struct Database {
-    name: String,
-    url: String,
-}
-
-impl Database {
-    async fn new() -> Self {
-        let name = format!("contention_{}", Uuid::new_v4().simple());
-        statement(&database_url(), &format!("create database {name}")).await;
-        let (server, _) = database_url().rsplit_once('/').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
-        Self { url: format!("{server}/{name}"), name }
+/// Transactions that PostgreSQL has ended because they crossed, once all connections have told.
+async fn deadlocks(database: &Database) -> i64 {
+    let mut raw = PgConnection::connect(&database_url()).await.unwrap();
+    // All but those that only listen, and have said so.
+    let connected = "select count(*) from pg_stat_activity
+        where datname = $1 and query not ilike 'listen%' and query <> 'select pg_notify($1, $2)'";
+    let began = Instant::now();
+    while sqlx::query_scalar::<_, i64>(connected).bind(&database.name).fetch_one(&mut raw).await.unwrap() > 0 {
+        assert!(began.elapsed() < PATIENCE, "connections are left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-
-    /// Transactions that PostgreSQL has ended because they crossed, once all connections have told.
-    async fn deadlocks(&self) -> i64 {
-        let mut raw = PgConnection::connect(&database_url()).await.unwrap();
-        // All but those that only listen, and have said so.
-        let connected = "select count(*) from pg_stat_activity
-            where datname = $1 and query not ilike 'listen%' and query <> 'select pg_notify($1, $2)'";
-        let began = Instant::now();
-        while sqlx::query_scalar::<_, i64>(connected).bind(&self.name).fetch_one(&mut raw).await.unwrap() > 0 {
-            assert!(began.elapsed() < PATIENCE, "connections are left");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let deadlocks = "select deadlocks from pg_stat_database where datname = $1";
-        sqlx::query_scalar(deadlocks).bind(&self.name).fetch_one(&mut raw).await.unwrap()
-    }
-}
-
-async fn statement(url: &str, text: &str) {
-    let mut raw = PgConnection::connect(url).await.unwrap();
-    sqlx::query(AssertSqlSafe(text.to_owned())).execute(&mut raw).await.unwrap();
+    let deadlocks = "select deadlocks from pg_stat_database where datname = $1";
+    sqlx::query_scalar(deadlocks).bind(&database.name).fetch_one(&mut raw).await.unwrap()
 }
 
 /// What one coordinator has done.
@@ -156,9 +136,9 @@ async fn many_coordinators_share_the_work() {
     for store in &stores {
         store.close().await;
     }
-    let (deadlocks, rounds) = (database.deadlocks().await, sum(|d| d.rounds));
+    let (crossed, rounds) = (deadlocks(&database).await, sum(|d| d.rounds));
     let longest = done.iter().map(|d| d.longest).max();
-    eprintln!("{COORDINATORS} coordinators, {rounds} rounds, {deadlocks} deadlocks, the longest round {longest:?}");
-    assert!(deadlocks * 50 <= rounds as i64, "{deadlocks} deadlocks in {rounds} rounds");
-    statement(&database_url(), &format!("drop database {} with (force)", database.name)).await;
+    eprintln!("{COORDINATORS} coordinators, {rounds} rounds, {crossed} deadlocks, the longest round {longest:?}");
+    assert!(crossed * 50 <= rounds as i64, "{crossed} deadlocks in {rounds} rounds");
+    database.drop().await;
 }

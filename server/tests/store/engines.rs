@@ -102,6 +102,30 @@ async fn blind_the_owner(schema: &str) {
     sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await.unwrap();
 }
 
+/// A database of its own, where what PostgreSQL knows by database only is to be told: deadlocks, or which rows nobody sees any more.
+pub struct Database {
+    pub name: String,
+    pub url: String,
+}
+
+impl Database {
+    pub async fn new() -> Self {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        statement(&format!("create database {name}")).await;
+        let (server, _) = database_url().rsplit_once('/').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+        Self { url: format!("{server}/{name}"), name }
+    }
+
+    pub async fn drop(self) {
+        statement(&format!("drop database {} with (force)", self.name)).await;
+    }
+}
+
+async fn statement(text: &str) {
+    let mut raw = PgConnection::connect(&database_url()).await.unwrap();
+    sqlx::query(AssertSqlSafe(text.to_owned())).execute(&mut raw).await.unwrap();
+}
+
 /// A store in a schema of its own.
 pub async fn postgres() -> Engine {
     let (store, schema) = schema().await;

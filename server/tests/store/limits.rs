@@ -108,13 +108,6 @@ fn keyed(key: &str, limit: i32) -> Concurrency {
     Concurrency { key: key.to_owned(), limit }
 }
 
-async fn claim_within(store: &DynStore, session: &Session, lanes: &[i64], limit: usize, tenant_limit: i64) -> Claimed {
-    let claim = Claim { lanes, limit, tenant_limit, timeouts: TIMEOUTS };
-    let to =
-        Assignment { session_id: session.id, attachment: session.attachment, worker_name: session.agent.name.clone() };
-    store.claim(&claim, &|candidates| vec![Some(to.clone()); candidates.len()]).await.unwrap()
-}
-
 pub async fn a_claim_says_whether_anything_waits_still(store: DynStore) {
     for kind in KINDS {
         let mut case = Case::new(&store, kind).await;

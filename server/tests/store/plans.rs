@@ -4,10 +4,10 @@ use chrono::TimeDelta;
 use orrery_proto::v1::ExecutionStatus;
 use orrery_server::store::postgres::{PgOptions, PgStore};
 use orrery_server::store::*;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use uuid::Uuid;
 
-use crate::engines::{drop_schema, dynamic, owners_url, raw, schema};
+use crate::engines::{Database, drop_schema, dynamic, owners_url, raw, schema};
 use crate::postgres_only::until;
 use crate::support::*;
 
@@ -77,9 +77,12 @@ async fn plan_when_empty(store: &DynStore, session: &Session, other: &mut PgConn
 
 /// A store whose connections are told apart from those of others.
 async fn named(name: &str, schema: &str) -> PgStore {
-    let application_name = name.to_owned();
-    let options = PgOptions { schema: Some(schema.to_owned()), application_name, ..PgOptions::new(owners_url().await) };
-    PgStore::connect(options).await.unwrap()
+    let schema = Some(schema.to_owned());
+    PgStore::connect(PgOptions { schema, ..options(name, &owners_url().await) }).await.unwrap()
+}
+
+fn options(name: &str, url: &str) -> PgOptions {
+    PgOptions { application_name: name.to_owned(), ..PgOptions::new(url) }
 }
 
 /// Closes the store with this name, and answers with [`reads`] once all its backends have told of theirs.
@@ -116,6 +119,61 @@ async fn a_backlog_is_worked_off_by_its_keys_though_the_table_was_empty() {
     let (scans, rows) = end(&pg, &name, &mut other).await;
     assert!(scans > 2000 && rows < 16 * 2000, "{scans} looks, {rows} rows");
     drop_schema(&first, &schema).await;
+}
+
+/// Has the planner believe what autovacuum leaves where it looks at the indexes one after the other while executions come and go: that there is
+/// nothing in some of them, and `live` in the table and in the others.
+async fn believe(live: i32, other: &mut PgConnection) {
+    let believe = "update pg_class set reltuples = case when relname in ('live_executions_grouped', 'live_executions_session') then 0 else $1 end
+        where relnamespace = current_schema()::regnamespace and relname like 'live_executions%'";
+    sqlx::query(believe).bind(live).execute(other).await.unwrap();
+}
+
+/// Between two vacuums the dead rows of all that has been worked off stand before what waits. Each look would read them anew; or it would read
+/// all of a backlog and sort it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_look_reads_neither_what_is_worked_off_nor_all_that_waits() {
+    // Entries are marked once nobody in the database may see their rows any more, other tests neither.
+    let database = Database::new().await;
+    let first = PgStore::connect(options("first", &database.url)).await.unwrap();
+    first.migrate().await.unwrap();
+    let mut other = PgConnection::connect(&database.url).await.unwrap();
+    sqlx::query("alter table live_executions set (autovacuum_enabled = off)").execute(&mut other).await.unwrap();
+    let store = dynamic(&first);
+    let session = session(&store, "a").await;
+    let job = job_with(&store, "many", |job| job.spec.max_concurrent = 0).await;
+    // Indexes do not shrink: what they are believed to hold is thought to be in all their pages.
+    triggers(&store, &job, 3000).await;
+    assert_eq!(work_off(&store, &session, 4000).await, 3000);
+    sqlx::query("vacuum (analyze) live_executions").execute(&mut other).await.unwrap();
+    believe(0, &mut other).await;
+    let before = reads(&mut other).await;
+    let name = format!("looking {}", database.name);
+    let pg = PgStore::connect(options(&name, &database.url)).await.unwrap();
+    let store = dynamic(&pg);
+    for _ in 0..100 {
+        triggers(&store, &job, 20).await;
+        assert_eq!(work_off(&store, &session, 40).await, 20);
+    }
+    believe(2, &mut other).await;
+    triggers(&store, &job, 2000).await;
+    for _ in 0..100 {
+        assert_eq!(work_off(&store, &session, 20).await, 20);
+    }
+    let (scans, rows) = end(&pg, &name, &mut other).await;
+    let (scans, rows) = (scans - before.0, rows - before.1);
+    assert!(scans > 4000 && rows < 16 * 4000, "{scans} looks, {rows} rows");
+    first.close().await;
+    database.drop().await;
+}
+
+/// Takes executions that wait, of a tenant that has a limit, to their end; answers with how many they were.
+async fn work_off(store: &DynStore, session: &Session, limit: usize) -> usize {
+    let claimed = claim_within(store, session, &all_lanes(store).await, limit, 10_000).await;
+    let begun = claimed.grants.iter().map(|grant| change(&grant.execution, started(&grant.execution))).collect();
+    let running: Vec<_> = store.apply(begun).await.unwrap().into_iter().map(Result::unwrap).collect();
+    let over = running.iter().map(|execution| change(execution, completed(execution))).collect();
+    store.apply(over).await.unwrap().iter().filter(|changed| changed.is_ok()).count()
 }
 
 /// However many fires have the same instant, a round reads about as many as it releases, and not all of them.

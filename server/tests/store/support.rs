@@ -185,7 +185,18 @@ pub async fn claim(store: &DynStore, session: &Session, limit: usize) -> Claimed
 }
 
 pub async fn claim_of(store: &DynStore, session: &Session, lanes: &[i64], limit: usize) -> Claimed {
-    let claim = Claim { lanes, limit, tenant_limit: 0, timeouts: TIMEOUTS };
+    claim_within(store, session, lanes, limit, 0).await
+}
+
+/// The same where each tenant may have so many leases, if it has no limit of its own.
+pub async fn claim_within(
+    store: &DynStore,
+    session: &Session,
+    lanes: &[i64],
+    limit: usize,
+    tenant_limit: i64,
+) -> Claimed {
+    let claim = Claim { lanes, limit, tenant_limit, timeouts: TIMEOUTS };
     let to =
         Assignment { session_id: session.id, attachment: session.attachment, worker_name: session.agent.name.clone() };
     store.claim(&claim, &|candidates| vec![Some(to.clone()); candidates.len()]).await.unwrap()

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::PgStore;
 use super::audit::note;
 use super::commit::commit;
+use super::planner::leased;
 use crate::admission::{Gate, Room};
 use crate::audit::Deed;
 use crate::store::{Gates, Result, text};
@@ -227,11 +228,12 @@ impl Asked {
             counts.extend(found.into_iter().map(of));
         }
         if !self.queues.names.is_empty() {
-            let found: Vec<(Uuid, String, i64)> = sqlx::query_as(
+            let found: Vec<(Uuid, String, i64)> = sqlx::query_as(concat!(
                 "select u.tenant_id, u.name, (select count(*) from live_executions e
-                    where e.tenant_id = u.tenant_id and e.queue = u.name and e.session_id is not null)
-                 from unnest($1::uuid[], $2::text[]) as u(tenant_id, name)",
-            )
+                    where e.tenant_id = u.tenant_id and e.queue = u.name and ",
+                leased!("e"),
+                ") from unnest($1::uuid[], $2::text[]) as u(tenant_id, name)",
+            ))
             .bind(&self.queues.tenants)
             .bind(&self.queues.names)
             .fetch_all(&mut *connection)
@@ -239,10 +241,11 @@ impl Asked {
             counts.extend(found.into_iter().map(|(tenant, name, running)| (Gate::Queue(tenant, name), running, None)));
         }
         if !self.tenants.is_empty() {
-            let found: Vec<(Uuid, i64)> = sqlx::query_as(
-                "select u.id, (select count(*) from live_executions e where e.tenant_id = u.id and e.session_id is not null)
-                 from unnest($1::uuid[]) as u(id)",
-            )
+            let found: Vec<(Uuid, i64)> = sqlx::query_as(concat!(
+                "select u.id, (select count(*) from live_executions e where e.tenant_id = u.id and ",
+                leased!("e"),
+                ") from unnest($1::uuid[]) as u(id)",
+            ))
             .bind(&self.tenants)
             .fetch_all(&mut *connection)
             .await?;

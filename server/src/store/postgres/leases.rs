@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::apply::Locked;
 use super::commit::{Tries, commit, in_time};
+use super::planner::leased;
 use super::rows::{armed, live_columns};
 use super::{PgStore, limited, micros, retried};
 use crate::execution::{Event, Execution, Rejected};
@@ -75,12 +76,14 @@ impl PgStore {
             .await?;
         let late = lock_unstarted(&mut tx, limit.saturating_sub(changed.len())).await?;
         let unstarted = self.apply_to(&mut tx, late, now, |_, _| Event::StartDeadlinePassed).await?;
-        let next: Option<DateTime<Utc>> = sqlx::query_scalar(
+        let next: Option<DateTime<Utc>> = sqlx::query_scalar(concat!(
             "select least(
                 (select min(start_by) from live_executions where start_by is not null and state = 1 and attempt = 0),
                 (select min(expires_at) from agent_sessions),
-                (select min(deadline) from live_executions where session_id is not null) + $1 * interval '1 microsecond')",
-        )
+                (select min(e.deadline) from live_executions e where ",
+            leased!("e"),
+            ") + $1 * interval '1 microsecond')",
+        ))
         .bind(micros(slack))
         .fetch_one(&mut *tx)
         .await?;
@@ -126,7 +129,9 @@ async fn lock_lost(
         live_columns!(),
         ", not exists (select 1 from agent_sessions s where s.id = e.session_id) as is_dead
          from live_executions e join scheduled_jobs j on j.id = e.job_id
-         where e.session_id is not null and (e.deadline < statement_timestamp() - $1 * interval '1 microsecond'
+         where ",
+        leased!("e"),
+        " and (e.deadline < statement_timestamp() - $1 * interval '1 microsecond'
             or not exists (select 1 from agent_sessions s where s.id = e.session_id))
          order by e.id limit $2 for update of e skip locked"
     ))

@@ -344,9 +344,11 @@ impl PgStore {
     }
 
     /// The same for statements that find all their rows by indexes. PostgreSQL plans a statement once, and reading a table that is empty at
-    /// that moment costs nothing: what came into it afterwards would be read to its end by each round, until the table is analysed.
+    /// that moment costs nothing: what came into it afterwards would be read to its end by each round, until the table is analysed. Nor may
+    /// it make bitmaps of an index, for they leave no mark on entries whose rows are dead: each round would read what all rounds since
+    /// the last vacuum have worked off. A plain look at an index marks them, and the next one passes them over.
     async fn begin_keyed(&self) -> Result<Tx> {
-        begin_with(self.pool(), "begin; set local enable_seqscan = off").await
+        begin_with(self.pool(), "begin; set local enable_seqscan = off; set local enable_bitmapscan = off").await
     }
 
     /// Begins a transaction that sees who callers are, of all tenants: users, keys, roles and tenants.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::apply::Locked;
 use super::place::Place;
-use super::planner::sorting;
+use super::planner::{leased, sorting};
 use super::rows::own_columns;
 use super::{limited, rows};
 use crate::admission::{Admission, Gate};
@@ -33,15 +33,21 @@ pub(super) struct Found {
 /// limit (`$2` is the default of tenants).
 macro_rules! open_lanes {
     () => {
-        "select l.id, l.tenant_id, coalesce(t.weight, 1) as weight from lanes l
+        concat!(
+            "select l.id, l.tenant_id, coalesce(t.weight, 1) as weight from lanes l
          left join queue_limits q on q.tenant_id = l.tenant_id and q.name = l.queue
          left join tenants t on t.id = l.tenant_id
          where l.id = any($1) and t.suspended_at is null
            and (q.max_concurrent is null or q.max_concurrent > (
                 select count(*) from live_executions r
-                where r.tenant_id = l.tenant_id and r.queue = l.queue and r.session_id is not null))
+                where r.tenant_id = l.tenant_id and r.queue = l.queue and ",
+            leased!("r"),
+            "))
            and (coalesce(t.max_concurrent, $2) = 0 or coalesce(t.max_concurrent, $2) > (
-                select count(*) from live_executions r where r.tenant_id = l.tenant_id and r.session_id is not null))"
+                select count(*) from live_executions r where r.tenant_id = l.tenant_id and ",
+            leased!("r"),
+            "))"
+        )
     };
 }
 
@@ -198,7 +204,8 @@ async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: us
             union all
             select s.lane_id, f.job_id, f.concurrency_key, s.n + 1 from step s cross join lateral (
                 select e.job_id, e.concurrency_key from live_executions e
-                where e.lane_id = s.lane_id and e.state = 1 and (e.job_id, e.concurrency_key) > (s.job_id, s.key)
+                where e.lane_id = s.lane_id and e.state = 1
+                  and e.job_id >= s.job_id and (e.job_id, e.concurrency_key) > (s.job_id, s.key)
                 order by e.job_id, e.concurrency_key limit 1
             ) f where s.n < $4
          )
