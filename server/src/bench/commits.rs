@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::error::Result;
+use super::error::{Result, failed};
 use super::samples::Samples;
 
 /// Time between two of them.
@@ -37,7 +37,7 @@ impl Commits {
     /// Where one has failed.
     pub(super) async fn take(&mut self) -> Result<Samples> {
         if self.task.is_finished() {
-            (&mut self.task).await.map_err(|error| super::error::failed(error.to_string()))??;
+            (&mut self.task).await.map_err(|error| failed(error.to_string()))??;
         }
         let took = std::mem::take(&mut *self.took.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(Samples::of_times(took))

@@ -110,11 +110,7 @@ async fn a_backlog_is_worked_off_by_its_keys_though_the_table_was_empty() {
     triggers(&store, &job, 2000).await;
     let mut changed = 0;
     while changed < 2000 {
-        let claimed = claim(&store, &session, 50).await;
-        let begun = claimed.grants.iter().map(|grant| change(&grant.execution, started(&grant.execution))).collect();
-        let running: Vec<_> = store.apply(begun).await.unwrap().into_iter().map(Result::unwrap).collect();
-        let over = running.iter().map(|execution| change(execution, completed(execution))).collect();
-        changed += store.apply(over).await.unwrap().into_iter().filter(Result::is_ok).count();
+        changed += finish(&store, &claim(&store, &session, 50).await).await;
     }
     let (scans, rows) = end(&pg, &name, &mut other).await;
     assert!(scans > 2000 && rows < 16 * 2000, "{scans} looks, {rows} rows");
@@ -169,7 +165,11 @@ async fn a_look_reads_neither_what_is_worked_off_nor_all_that_waits() {
 
 /// Takes executions that wait, of a tenant that has a limit, to their end; answers with how many they were.
 async fn work_off(store: &DynStore, session: &Session, limit: usize) -> usize {
-    let claimed = claim_within(store, session, &all_lanes(store).await, limit, 10_000).await;
+    finish(store, &claim_within(store, session, &all_lanes(store).await, limit, 10_000).await).await
+}
+
+/// Begins and completes what was granted, all at once; answers with how many are complete.
+async fn finish(store: &DynStore, claimed: &Claimed) -> usize {
     let begun = claimed.grants.iter().map(|grant| change(&grant.execution, started(&grant.execution))).collect();
     let running: Vec<_> = store.apply(begun).await.unwrap().into_iter().map(Result::unwrap).collect();
     let over = running.iter().map(|execution| change(execution, completed(execution))).collect();

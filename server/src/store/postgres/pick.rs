@@ -191,6 +191,9 @@ fn cut_at(groups: &[Group], bound: usize) -> Option<Uuid> {
 }
 
 /// The groups of the lanes from a job on, each found by a step in the index, with their free places.
+///
+/// A comparison of rows does not imply the condition of that index (`job_id is not null`), so the step says `job_id >= ...` as well: without
+/// it the index would not be used.
 async fn groups(tx: &mut PgConnection, claim: &Claim<'_>, start: Uuid, bound: usize) -> Result<Vec<Group>> {
     let found = sqlx::query(concat!(
         "with recursive lane as (",
